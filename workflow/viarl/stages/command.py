@@ -1,0 +1,91 @@
+"""The command line shared by all stages: paths as options, everything else as one JSON of named settings.
+
+`python -m viarl.stages.x --settings '{"steps": 60}' --items a.jsonl --output b.json` builds the stage's frozen
+dataclass. Fields typed `Path` or `tuple[Path, ...]` are options; the rest come from `--settings`, which is part of a
+job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+RUNTIME_VARIABLE = "VIARL_RUNTIME"
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn a JSON value into the annotated type; ValueError names the setting."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"setting {where!r} must be a mapping, not {value!r}")
+        hints = typing.get_type_hints(kind)
+        if unknown := set(value) - set(hints):
+            raise ValueError(f"unknown settings {sorted(unknown)} in {where!r}; known are {sorted(hints)}")
+        given = {name: _build(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
+        required = {
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        }
+        if missing := required - set(given):
+            raise ValueError(f"settings {sorted(missing)} are missing in {where!r}")
+        return kind(**given)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(argument for argument in arguments if argument is not type(None)), value, where)
+    if origin is tuple:
+        return tuple(_build(arguments[0], entry, where) for entry in value)
+    if origin is dict:
+        return {key: _build(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
+    if kind is Path:
+        return Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and type(value) is not kind:
+        raise ValueError(f"setting {where!r} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def parse(settings_class: type[T], arguments: list[str]) -> T:
+    """Build `settings_class` from a command line; ValueError names what is missing, unknown or of the wrong type."""
+    hints = typing.get_type_hints(settings_class)
+    parser = argparse.ArgumentParser(description=settings_class.__doc__, allow_abbrev=False)
+    parser.add_argument("--settings", default="{}", help="JSON object of the named settings")
+    path_names = [name for name, kind in hints.items() if kind in (Path, tuple[Path, ...])]
+    for name in path_names:
+        many = hints[name] is not Path
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=Path, nargs="*" if many else None)
+    options = vars(parser.parse_args(arguments))
+    try:
+        values: dict[str, Any] = json.loads(options.pop("settings"))
+        runtime: dict[str, Any] = json.loads(os.environ.get(RUNTIME_VARIABLE, "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--settings and ${RUNTIME_VARIABLE} must be JSON objects ({error})") from error
+    for name, entry in runtime.items():
+        if name in hints:
+            merged = {**entry, **values.get(name, {})} if isinstance(entry, dict) else values.get(name, entry)
+            values[name] = merged
+    for name, path in options.items():
+        if path is not None:
+            values[name] = path
+    return typing.cast(T, _build(settings_class, values, "settings"))
+
+
+def run(settings_class: type[T], main: Callable[[T], None]) -> None:
+    """Parse the command line and run a stage; expected errors end as one line on stderr and exit status 1."""
+    try:
+        main(parse(settings_class, sys.argv[1:]))
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("VIARL_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
