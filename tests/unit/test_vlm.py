@@ -1,0 +1,85 @@
+"""Encoding and generation: cached features, shared prefill, and agreement with transformers' own generate."""
+
+import numpy as np
+import pytest
+import torch
+
+from viarl.prompts import selector_messages
+from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.vlm import Encoder, generate, video_outputs, with_features
+
+TEXTS = ["<think>find the blue card</think><index>[1, 2]</index>", 'The question is "Which shape is on the blue card?"']
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(TEXTS * 5, frames=32)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, Size(hidden=64, layers=2, mlp=96, vision_hidden=32)).eval()
+    return model, processor, Encoder(model, processor)
+
+
+def make_prompt(encoder: Encoder, words: int, frames: int = 8):
+    random = np.random.default_rng(words)
+    pixels, grid = encoder.pixels(random.integers(0, 255, (frames, 28, 28, 3), dtype=np.uint8))
+    question = "Which shape is on the blue card" + " please" * words
+    return encoder.prompt(selector_messages("short", question, frames, 2), pixels, grid)
+
+
+def test_small_frames_are_not_enlarged(vlm) -> None:
+    assert make_prompt(vlm[2], 1).grid.tolist() == [8, 2, 2]
+
+
+@pytest.mark.parametrize("frames", [4, 30])
+def test_greedy_equals_transformers_generate_and_does_not_depend_on_the_batch(vlm, frames: int) -> None:
+    model, processor, encoder = vlm
+    eos = processor.tokenizer.eos_token_id
+    prompts = [make_prompt(encoder, words, frames) for words in (0, 3, 9)]
+    together = generate(model, with_features(model, prompts), eos=eos, max_new_tokens=12)
+    for prompt, batched in zip(prompts, together, strict=True):
+        alone = generate(model, with_features(model, [prompt]), eos=eos, max_new_tokens=12)[0]
+        reference = model.generate(
+            input_ids=prompt.input_ids[None],
+            attention_mask=torch.ones_like(prompt.input_ids)[None],
+            pixel_values_videos=prompt.pixels,
+            video_grid_thw=prompt.grid[None],
+            second_per_grid_ts=torch.tensor([0.5]),
+            mm_token_type_ids=prompt.token_types[None],
+            max_new_tokens=12,
+            do_sample=False,
+        )[0, prompt.length :]
+        assert torch.equal(batched, alone) and torch.equal(batched, reference[: len(batched)])
+
+
+def test_sampling_follows_the_models_distribution(vlm) -> None:
+    model, processor, encoder = vlm
+    prompt = with_features(model, [make_prompt(encoder, 2)])
+    arguments = {"eos": processor.tokenizer.eos_token_id, "max_new_tokens": 1}
+    draws = generate(
+        model, prompt, completions=4000, temperature=1.0, generator=torch.Generator().manual_seed(0), **arguments
+    )
+    counts = torch.bincount(torch.stack(draws)[:, 0], minlength=model.config.text_config.vocab_size) / 4000
+    with torch.no_grad():
+        logits = model(
+            input_ids=prompt[0].input_ids[None],
+            position_ids=prompt[0].positions[:, None],
+            mm_encoder_outputs=video_outputs(prompt, torch.device("cpu")),
+        ).logits[0, -1]
+    assert (counts - logits.softmax(-1)).abs().max() < 0.03
+
+
+def test_suppressed_tokens_are_never_sampled(vlm) -> None:
+    model, processor, encoder = vlm
+    prompt = with_features(model, [make_prompt(encoder, 2)])
+    eos = processor.tokenizer.eos_token_id
+    best = int(generate(model, prompt, eos=eos, max_new_tokens=1)[0][0])
+    assert int(generate(model, prompt, eos=eos, max_new_tokens=1, suppress=[best])[0][0]) != best
+
+
+def test_a_video_is_never_dropped_in_silence(vlm) -> None:
+    prompt = make_prompt(vlm[2], 1)
+    with pytest.raises(ValueError, match="no vision features"):
+        video_outputs([prompt], torch.device("cpu"))
+    with pytest.raises(ValueError, match="video parts"):
+        vlm[2].prompt(selector_messages("short", "Which?", 8, 2))
