@@ -1,0 +1,72 @@
+# make        set up the environment (.venv) from the lock
+# make demo   set up everything, run the default to results/cycle2/eval.json, and write the report
+# make test   set up everything, lint, pass the tests
+# See also: bench, mlflow, report, lint, unit, e2e, lock. Variables: PYTHON, CORES, ARGS (more options for Snakemake).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+# Memory that jobs may reserve together, MB: a tenth is left to the rest of the machine.
+MEMORY_MB ?= $(shell awk '/MemTotal/ {print int($$2 / 1024 * 0.9)}' /proc/meminfo)
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources mem_mb=$(MEMORY_MB) --rerun-incomplete $(ARGS)
+# Two jobs side by side with one thread each: spinning threads of small models slow each other down.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: env demo test lint unit e2e bench mlflow report lock
+.DEFAULT_GOAL := env
+
+# Made anew where the lock differs from the one that was installed; otherwise this takes no time.
+env:
+	@cmp -s envs/requirements.lock .venv/installed.lock || $(MAKE) --no-print-directory .venv/installed.lock
+
+.PHONY: .venv/installed.lock
+.venv/installed.lock:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "make: $(PYTHON) is not Python 3.11 or newer. Install it (Debian, Ubuntu: apt install python3 python3-venv)" \
+	       "or name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "make: $(PYTHON) cannot make virtual environments." \
+	       "Install the module: apt install python3-venv (or python3.X-venv for another Python)" >&2; exit 1; }
+	rm -f $@
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@cp envs/requirements.lock $@
+	@echo "The environment is ready: . .venv/bin/activate"
+
+demo: env
+	$(SNAKEMAKE)
+	$(SNAKEMAKE) --report results/report.html
+	@echo "Results: results/cycle2/eval.json and results/report.html"
+
+report: env
+	$(SNAKEMAKE) --report results/report.html
+
+bench: env
+	$(BIN)/python -m viarl.bench --output results/bench.json
+
+# The tracking server shows what the runs logged to SQLite; stop it with Ctrl-C.
+mlflow: env
+	$(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+unit: env
+	$(BIN)/python -m pytest -n 2 -m "not e2e and not slurm and not gpu and not peer"
+
+e2e: env
+	$(BIN)/python -m pytest -m "e2e"
+
+test: lint unit e2e
+
+# Pins what .venv holds; to raise versions, install envs/requirements.in into a fresh .venv first.
+lock:
+	$(BIN)/python workflow/lock.py

@@ -1,0 +1,52 @@
+"""ViaRL: learn which frames of a video to look at, from reward alone.
+
+`snakemake --cores 2` makes the evaluation of the last cycle and the report; `snakemake --cores 2 results/cycle2/eval.json`
+makes one file. `--configfile presets/smoke.yaml` overlays the default configuration. The README shows the way round.
+"""
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+
+from viarl.config import checked
+
+
+configfile: "config.yaml"
+
+
+config = checked(config)
+
+
+wildcard_constraints:
+    set=r"\w+",
+    shard=r"\d+",
+    role="selector|answerer|clip",
+    c=r"\d+",
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/frames.smk"
+include: "workflow/rules/filter.smk"
+include: "workflow/rules/selector.smk"
+include: "workflow/rules/answerer.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    summarise_evaluation,
+    make_report,
+
+
+rule all:
+    """The evaluation of every cycle, and the report."""
+    default_target: True
+    input:
+        expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
+        "<results>/report/report.html",

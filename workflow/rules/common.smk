@@ -1,0 +1,105 @@
+"""Functions for the rules: settings of a job, models, sets of files. No rule stands here.
+
+Identity of a job. A rule hands its stage `params.settings` (JSON: exactly the configuration that changes its result)
+and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
+inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
+in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
+Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
+"""
+
+import json
+
+from viarl import fingerprint as _fingerprint
+
+
+def fingerprint(module):
+    """Until every stage stands: a missing one has no fingerprint."""
+    return _fingerprint.fingerprint(module) if _fingerprint.source_file(module) else "missing"
+
+
+os.environ.update(
+    VIARL_RUNTIME=json.dumps(
+        {
+            "device": config["device"],
+            "tracking": config["tracking"],
+            "clip": {"batch_size": config["clip"]["batch_size"]},
+            "answerer": {"batch_size": config["answerer"]["batch_size"]},
+            "evaluation": {"batch_size": config["evaluation"]["batch_size"]},
+            "training": {"save_every": config["selector"]["training"]["save_every"]},
+        }
+    ),
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    PYTHONPATH=os.pathsep.join(
+        filter(None, [os.path.join(workflow.basedir, "workflow"), os.environ.get("PYTHONPATH")])
+    ),
+    OMP_WAIT_POLICY="passive",  # busy-waiting threads of two jobs on two cores slow each other down tens of times
+    TOKENIZERS_PARALLELISM="false",
+)
+
+TRAINING_SET = f"{config['dataset']}_train"
+SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
+
+
+def pick(section, *names):
+    """The named keys of a section of the configuration ("selector.training" goes into depth)."""
+    part = config
+    for name in section.split("."):
+        part = part[name]
+    return {name: part[name] for name in names}
+
+
+def without(mapping, *names):
+    """A copy of a mapping without some keys: those that do not change a result."""
+    return {key: value for key, value in mapping.items() if key not in names}
+
+
+def settings(**values):
+    """The JSON text of a job's settings, keys sorted so that equal settings are equal text."""
+    return json.dumps(values, sort_keys=True)
+
+
+def frame_settings():
+    """What a prompt needs to know of the frames."""
+    return pick("frames", "candidates", "selected", "number_pixels")
+
+
+def answerer_settings():
+    """How the answerer is asked; its tuning is not part of it."""
+    return pick("answerer", "prompt", "max_new_tokens", "dtype", "attention")
+
+
+def selector_settings():
+    """How the selector is asked; its training is not part of it."""
+    return pick("selector", "prompt", "max_new_tokens", "dtype", "attention")
+
+
+def model_file(role):
+    """An input function: the weights of a role's model after cycle w.c, [] where they come from a hub or a folder."""
+    return lambda w: weights(role, int(w.c))
+
+
+def previous_model_file(role):
+    """An input function: the weights that cycle w.c starts from."""
+    return lambda w: weights(role, int(w.c) - 1)
+
+
+def weights(role, cycle):
+    if cycle > 0:
+        return f"<results>/cycle{cycle}/{role}/model.safetensors"
+    return f"<data>/stand_ins/{role}/model.safetensors" if config[role]["model"] == "stand-in" else []
+
+
+def model(role, key=None):
+    """A params function: folder or hub id of a model, from the job's input of that name, else from the configuration."""
+    return lambda w, input: os.path.dirname(input.get(key or role) or "") or config[role]["model"]
+
+
+def every_shard(pattern, set_name=None):
+    """An input function: the files of all shards of a set, by default of the job's own wildcard."""
+    count = config["frames"]["shards"]
+    return lambda w: expand(pattern, set=set_name or w.set, shard=range(count))
+
+
+def items_of(set_name):
+    """The questions of a set; of the training set, those that the filter kept."""
+    return "<results>/filter/train_items.jsonl" if set_name == TRAINING_SET else f"<data>/sets/{set_name}/items.jsonl"

@@ -1,0 +1,97 @@
+"""Data sets and stand-in models.
+
+Inputs:  the configuration alone; for `local`, the user's folder of videos and file of questions.
+Outputs: <data>/sets/{set}/items.jsonl and videos.jsonl; <data>/stand_ins/{role}/, ordinary checkpoint folders.
+Usual order: make_needle or import_local, then frames.smk; build_stand_ins beside them.
+"""
+
+
+rule make_needle:
+    """Generate one set of needle videos with their questions and evidence."""
+    output:
+        questions="<data>/sets/{set}/items.jsonl",
+        videos="<data>/sets/{set}/videos.jsonl",
+    log:
+        "<results>/logs/make_needle/{set}.log",
+    benchmark:
+        "<results>/benchmarks/make_needle/{set}.tsv"
+    wildcard_constraints:
+        set="|".join(SPLITS),
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    params:
+        settings=lambda w: settings(
+            set=w.set,
+            split=SPLITS[w.set],
+            videos=config["needle"]["videos"][SPLITS[w.set]],
+            **pick("needle", "seed", "questions_per_video"),
+        ),
+        code=fingerprint("viarl.stages.make_needle"),
+    shell:
+        "python -m viarl.stages.make_needle --settings {params.settings:q}"
+        " --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
+
+
+rule import_local:
+    """List the user's own videos and questions as a set."""
+    input:
+        folder=lambda w: config["local"]["folder"],
+        questions=lambda w: config["local"]["questions"],
+    output:
+        questions="<data>/sets/{set}/items.jsonl",
+        videos="<data>/sets/{set}/videos.jsonl",
+    log:
+        "<results>/logs/import_local/{set}.log",
+    benchmark:
+        "<results>/benchmarks/import_local/{set}.tsv"
+    wildcard_constraints:
+        set="local|local_train|local_validation",
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=1500,
+        runtime=60,
+    params:
+        settings=lambda w: settings(set=w.set, **pick("local", "validation_share")),
+        code=fingerprint("viarl.stages.import_local"),
+    shell:
+        "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
+        " --questions {input.questions:q} --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
+
+
+rule build_stand_ins:
+    """Build and pretrain the tiny selector, answerer or CLIP on videos of their own."""
+    output:
+        model="<data>/stand_ins/{role}/model.safetensors",
+    log:
+        "<results>/logs/build_stand_ins/{role}.log",
+    benchmark:
+        "<results>/benchmarks/build_stand_ins/{role}.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        settings=lambda w: settings(
+            role=w.role,
+            stand_ins=config["stand_ins"],
+            frames=pick(
+                "frames",
+                "candidates",
+                "selected",
+                "selector_pixels",
+                "answerer_pixels",
+                "number_pixels",
+                "jpeg_quality",
+            ),
+            selector=pick("selector", "prompt"),
+            answerer=pick("answerer", "prompt"),
+        ),
+        code=fingerprint("viarl.stages.build_stand_ins"),
+    shell:
+        "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"
+        " --model {output.model:q} 2>&1 | tee {log:q}"

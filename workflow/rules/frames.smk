@@ -1,0 +1,56 @@
+"""Candidate frames and their similarity to the questions.
+
+Inputs:  <data>/sets/{set}/items.jsonl and videos.jsonl; the CLIP model.
+Outputs: <data>/frames/{set}/{shard}.json (manifest; one safetensors file a video lies beside it) and
+         <data>/clip/{set}/{shard}.safetensors (one vector of similarities for each question).
+Usual order: cache_frames, then score_frames, shard by shard; then filter.smk and evaluate.smk.
+"""
+
+
+rule cache_frames:
+    """Decode each video of a shard once and keep its candidate frames in both resolutions."""
+    input:
+        videos="<data>/sets/{set}/videos.jsonl",
+    output:
+        manifest="<data>/frames/{set}/{shard}.json",
+    log:
+        "<results>/logs/cache_frames/{set}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/cache_frames/{set}.{shard}.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=720,
+    params:
+        settings=lambda w: settings(shard=int(w.shard), **without(config["frames"], "selected", "number_pixels")),
+        code=fingerprint("viarl.stages.cache_frames"),
+    shell:
+        "python -m viarl.stages.cache_frames --settings {params.settings:q}"
+        " --videos {input.videos:q} --manifest {output.manifest:q} 2>&1 | tee {log:q}"
+
+
+rule score_frames:
+    """Compute the CLIP similarity of every candidate frame and question of a shard."""
+    input:
+        questions="<data>/sets/{set}/items.jsonl",
+        frames="<data>/frames/{set}/{shard}.json",
+        clip=lambda w: weights("clip", 0),
+    output:
+        scores="<data>/clip/{set}/{shard}.safetensors",
+    log:
+        "<results>/logs/score_frames/{set}.{shard}.log",
+    benchmark:
+        "<results>/benchmarks/score_frames/{set}.{shard}.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        settings=lambda w: settings(clip=pick("clip", "pretrained")),
+        model=model("clip"),
+        code=fingerprint("viarl.stages.score_frames"),
+    shell:
+        "python -m viarl.stages.score_frames --settings {params.settings:q} --items {input.questions:q}"
+        " --frames {input.frames:q} --model {params.model:q} --output {output.scores:q} 2>&1 | tee {log:q}"
