@@ -92,7 +92,11 @@ class Encoder:
         video = np.ascontiguousarray(np.stack(list(frames)).transpose(0, 3, 1, 2))
         size = {"shortest_edge": self._factor**2, "longest_edge": 2**31}
         output = self.processor.video_processor(
-            [torch.from_numpy(video)], size=size, do_sample_frames=False, return_tensors="pt", cap_pixels_per_frame=False
+            [torch.from_numpy(video)],
+            size=size,
+            do_sample_frames=False,
+            return_tensors="pt",
+            cap_pixels_per_frame=False,
         )
         return output["pixel_values_videos"], output["video_grid_thw"][0]
 
@@ -188,12 +192,14 @@ def generate(
     completions: int = 1,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    draws: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Generate `completions` per prompt: prefill each prompt once, expand the cache, decode together.
 
     `temperature` 0 is greedy. `suppress` lists token ids never sampled (vision placeholders). Rows that have ended
     leave the batch, so the cost follows the live rows. Sampling draws one CPU number a row and step, live or not, so
-    a completion depends on its row's place and the generator, not on when others end.
+    a completion depends on its row's place and the generator, not on when others end. Where it must not depend on its
+    place either, `draws`, (prompts x completions, max_new_tokens) float64 in [0, 1), takes the generator's place.
 
     Returns: prompts x completions tensors of token ids on the CPU, in order; the closing `eos` is included.
     """
@@ -216,7 +222,8 @@ def generate(
             scores[:, list(suppress)] = -torch.inf
         if temperature > 0:
             # inverse transform sampling with double precision, so that a draw is the same on every batch layout
-            uniform = torch.rand(total, generator=generator, dtype=torch.float64).to(device)[live]
+            drawn = torch.rand(total, generator=generator, dtype=torch.float64) if draws is None else draws[:, step]
+            uniform = drawn.to(device)[live]
             cumulative = torch.softmax(scores.double() / temperature, -1).cumsum(-1)
             token = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
             token = token.clamp(max=scores.shape[-1] - 1)

@@ -1,0 +1,231 @@
+"""The learned selector: a language model looks at all candidate frames, numbered, and writes which to keep.
+
+The vision tower is frozen, so a video's features are constants: they are computed once, kept in memory as long as
+they fit, and optionally on disk, where every cycle that shares the tower finds them again.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from viarl.files import atomic_path
+from viarl.items import Item
+from viarl.progress import Progress
+from viarl.prompts import Selection, parse_selection, selector_messages
+from viarl.vlm import Encoder, Prompt, generate, video_features
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What the selector wrote for one item: its text, the selection parsed from it, its length in tokens."""
+
+    item_id: str
+    text: str
+    selection: Selection
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Video:
+    """features: (video_tokens, D); grid: (3,)."""
+
+    features: torch.Tensor
+    grid: torch.Tensor
+
+
+class SelectorPrompts:
+    """Selector prompts with vision features that are computed once a video.
+
+    Args:
+        model: the selector; its vision tower must not change during the life of this object.
+        processor: its processor.
+        cache: candidate frames; numbers are drawn on them as the cache was told to.
+        template: name of the prompt text (viarl.prompts.SELECTOR_SYSTEM).
+        selected: K, the frames the prompt asks for.
+        features_folder: keeps features on disk as well, one file a video in a folder named after the tower's weights.
+        keep_bytes: memory for features; the longest unused leave first.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        cache: "FrameCache",
+        template: str,
+        selected: int,
+        features_folder: Path | None = None,
+        keep_bytes: int = 2 << 30,
+    ) -> None:
+        self.model, self.processor, self.cache = model, processor, cache
+        self.template, self.selected = template, selected
+        self.encoder = Encoder(model, processor)
+        self._folder = None if features_folder is None else features_folder / tower_fingerprint(model)[:16]
+        self._keep_bytes, self._held_bytes = keep_bytes, 0
+        self._held: OrderedDict[str, _Video] = OrderedDict()
+
+    def count(self, item: Item) -> int:
+        """Return the number of candidate frames the item's video really has."""
+        return self.cache.count(item.video)
+
+    def prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        """Return one prompt an item, with features; ValueError names an item whose video has no frames."""
+        for item in items:
+            if item.video not in self.cache:
+                reason = self.cache.bad.get(item.video, "it is not in the frame cache")
+                raise ValueError(f"item {item.id!r}: no frames of video {item.video!r}: {reason}")
+        videos = self._videos(list(dict.fromkeys(item.video for item in items)))
+        prompts = []
+        for item in items:
+            video = videos[item.video]
+            messages = selector_messages(self.template, item.question, self.count(item), self.selected)
+            prompts.append(self.encoder.prompt(messages, grid=video.grid, features=video.features))
+        return prompts
+
+    def _videos(self, names: list[str]) -> dict[str, _Video]:
+        found: dict[str, _Video] = {}
+        missing: dict[str, tuple[torch.Tensor, torch.Tensor, str]] = {}  # pixels, grid, key of the frames
+        waiting = 0
+        for name in names:
+            if name in self._held:
+                self._held.move_to_end(name)
+                found[name] = self._held[name]
+                continue
+            frames = self.cache.selector_frames(name)
+            key = _frames_key(frames) if self._folder else ""
+            if stored := self._load(name, key):
+                found[name] = stored
+                self._hold(name, stored)
+                continue
+            pixels, grid = self.encoder.pixels(frames)
+            if missing and waiting + len(pixels) > PATCHES_A_PASS:
+                found |= self._compute(missing)
+                missing, waiting = {}, 0
+            missing[name] = (pixels, grid, key)
+            waiting += len(pixels)
+        return found | self._compute(missing)
+
+    def _compute(self, missing: dict[str, tuple[torch.Tensor, torch.Tensor, str]]) -> dict[str, _Video]:
+        if not missing:
+            return {}
+        features = video_features(self.model, [(pixels, grid) for pixels, grid, _ in missing.values()])
+        computed: dict[str, _Video] = {}
+        for (name, (_, grid, key)), own in zip(missing.items(), features, strict=True):
+            # cloned: a slice would keep the features of the whole pass alive
+            computed[name] = _Video(own.clone(), grid)
+            self._store(name, computed[name], key)
+            self._hold(name, computed[name])
+        return computed
+
+    def _hold(self, name: str, video: _Video) -> None:
+        self._held[name] = video
+        self._held_bytes += video.features.nbytes
+        while self._held_bytes > self._keep_bytes and len(self._held) > 1:
+            _, gone = self._held.popitem(last=False)
+            self._held_bytes -= gone.features.nbytes
+
+    def _load(self, name: str, key: str) -> _Video | None:
+        if self._folder is None:
+            return None
+        try:
+            with safe_open(self._folder / f"{name}.safetensors", framework="pt") as file:
+                if (file.metadata() or {}).get("frames") != key:  # other frames or numbers: computed anew
+                    return None
+                return _Video(file.get_tensor("features"), file.get_tensor("grid"))
+        except (FileNotFoundError, SafetensorError):  # absent, or damaged and so overwritten
+            return None
+
+    def _store(self, name: str, video: _Video, key: str) -> None:
+        if self._folder is not None:
+            with atomic_path(self._folder / f"{name}.safetensors") as temporary:
+                tensors = {"features": video.features.contiguous(), "grid": video.grid}
+                save_file(tensors, temporary, metadata={"frames": key})
+
+
+def tower_fingerprint(model: Any) -> str:
+    """Return a hash of the vision tower's weights, names and type: equal hashes give equal features."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.model.visual.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _frames_key(frames: np.ndarray) -> str:
+    return hashlib.sha256(str(frames.shape).encode() + np.ascontiguousarray(frames).tobytes()).hexdigest()
+
+
+def suppressed_tokens(processor: Any) -> list[int]:
+    """Return the ids that a reply must never contain: placeholders and marks of images and videos."""
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", processor.image_token, processor.video_token)
+    known = processor.tokenizer.get_vocab()
+    return sorted({known[name] for name in names if name in known})
+
+
+def completion_text(processor: Any, completion: torch.Tensor) -> str:
+    """Return the text of a completion (T,), without its closing token."""
+    tokens = completion.tolist()
+    if tokens and tokens[-1] == processor.tokenizer.eos_token_id:
+        tokens = tokens[:-1]
+    return str(processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+
+def item_draws(seed: int, item_id: str, count: int) -> torch.Tensor:
+    """Return (count,) float64 numbers in [0, 1) that depend on the seed and the item alone.
+
+    A longer list begins with the shorter one, so that `max_new_tokens` changes no draw either.
+    """
+    digest = hashlib.sha256(f"{seed} {item_id}".encode()).digest()
+    return torch.from_numpy(np.random.default_rng(int.from_bytes(digest[:16], "big")).random(count))
+
+
+def select(
+    model: Any,
+    prompts_source: SelectorPrompts,
+    items: Sequence[Item],
+    *,
+    temperature: float,
+    seed: int,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Picked]:
+    """Let the selector pick frames for each item; `temperature` 0 is greedy, else one sample an item.
+
+    An item's draw depends on `seed` and its id, not on the batch or the other items.
+
+    Errors: ValueError for an item without frames (see `SelectorPrompts.prompts`).
+    """
+    processor = prompts_source.processor
+    picked = []
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch]) if temperature > 0 else None
+        completions = generate(
+            model,
+            prompts_source.prompts(batch),
+            eos=processor.tokenizer.eos_token_id,
+            max_new_tokens=max_new_tokens,
+            suppress=suppressed_tokens(processor),
+            temperature=temperature,
+            draws=draws,
+        )
+        for item, completion in zip(batch, completions, strict=True):
+            text = completion_text(processor, completion)
+            selection = parse_selection(text, prompts_source.count(item), prompts_source.selected)
+            picked.append(Picked(item.id, text, selection, len(completion)))
+        if progress:
+            progress.advance(len(batch))
+    return picked
