@@ -46,7 +46,7 @@ report: env
 	$(SNAKEMAKE) --report results/report.html
 
 bench: env
-	$(BIN)/python -m viarl.bench --output results/bench.json
+	$(BIN)/python -m viarl.stages.bench --output results/bench.json
 
 # The tracking server shows what the runs logged to SQLite; stop it with Ctrl-C.
 mlflow: env
@@ -67,6 +67,11 @@ e2e: env
 
 test: lint unit e2e
 
-# Pins what .venv holds; to raise versions, install envs/requirements.in into a fresh .venv first.
+# Pins what .venv holds. To raise versions: pip install -U -r envs/requirements.in, then this.
 lock:
-	$(BIN)/python workflow/lock.py
+	( echo '# Every package, pinned: written by `make lock`. What the project itself asks for is in requirements.in.'; \
+	  $(BIN)/python -m pip list --format=freeze --exclude viarl --exclude pip ) > envs/requirements.lock
+	( echo '# requirements.lock in conda form, for --software-deployment-method conda: written by `make lock`.'; \
+	  echo 'channels: [conda-forge, nodefaults]'; echo 'dependencies:'; echo '  - python=3.11'; echo '  - pip'; \
+	  echo '  - pip:'; sed '/^#/d; s/^/      - /' envs/requirements.lock ) > envs/viarl.yaml
+	cp envs/requirements.lock .venv/installed.lock

@@ -10,15 +10,20 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-sys.path.insert(0, os.path.join(workflow.basedir, "workflow"))
+LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
+sys.path.insert(0, LIBRARY)
 
-from viarl.config import checked
+from viarl.config import check, typed
 
 
 configfile: "config.yaml"
 
 
-config = checked(config)
+try:
+    typed(config, workflow.config_settings.config)
+    check(config)
+except ValueError as error:
+    sys.exit(str(error))  # its lines say all there is to say
 
 
 wildcard_constraints:
@@ -42,6 +47,7 @@ localrules:
     all,
     summarise_evaluation,
     make_report,
+    sync_mlflow,
 
 
 rule all:
@@ -50,3 +56,8 @@ rule all:
     input:
         expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
         "<results>/report/report.html",
+
+
+onsuccess:
+    # Short jobs leave their push to the end; a server that is away must not spoil the run.
+    shell("python -m viarl.stages.sync_mlflow || true")

@@ -28,6 +28,8 @@ rule tune_answerer:
         runtime=2880,
     params:
         settings=lambda w: settings(
+            "tune_answerer",
+            w,
             seed=config["seed"],
             cycle=int(w.c),
             frames=frame_settings(),

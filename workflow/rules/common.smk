@@ -1,12 +1,13 @@
 """Functions for the rules: settings of a job, models, sets of files. No rule stands here.
 
-Identity of a job. A rule hands its stage `params.settings` (JSON: exactly the configuration that changes its result)
+Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result)
 and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
 inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
 in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
 Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
 """
 
+import hashlib
 import json
 
 from viarl import fingerprint as _fingerprint
@@ -17,29 +18,6 @@ def fingerprint(module):
     return _fingerprint.fingerprint(module) if _fingerprint.source_file(module) else "missing"
 
 
-os.environ.update(
-    VIARL_RUNTIME=json.dumps(
-        {
-            "device": config["device"],
-            "tracking": config["tracking"],
-            "clip": {"batch_size": config["clip"]["batch_size"]},
-            "answerer": {"batch_size": config["answerer"]["batch_size"]},
-            "evaluation": {"batch_size": config["evaluation"]["batch_size"]},
-            "training": {"save_every": config["selector"]["training"]["save_every"]},
-        }
-    ),
-    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
-    PYTHONPATH=os.pathsep.join(
-        filter(None, [os.path.join(workflow.basedir, "workflow"), os.environ.get("PYTHONPATH")])
-    ),
-    OMP_WAIT_POLICY="passive",  # busy-waiting threads of two jobs on two cores slow each other down tens of times
-    TOKENIZERS_PARALLELISM="false",
-)
-
-TRAINING_SET = f"{config['dataset']}_train"
-SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
-
-
 def pick(section, *names):
     """The named keys of a section of the configuration ("selector.training" goes into depth)."""
     part = config
@@ -48,14 +26,45 @@ def pick(section, *names):
     return {name: part[name] for name in names}
 
 
+RUNTIME = {
+    "device": config["device"],
+    "tracking": config["tracking"]
+    | {
+        "root": workflow.pathvars.apply("<results>"),
+        "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+        "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
+    },
+    "clip": pick("clip", "batch_size"),
+    "answerer": pick("answerer", "batch_size"),
+    "evaluation": pick("evaluation", "batch_size"),
+    "training": pick("selector.training", "save_every"),
+}
+os.environ.update(
+    VIARL_RUNTIME=json.dumps(RUNTIME),
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")])),
+    OMP_WAIT_POLICY="passive",  # busy-waiting threads of two jobs on two cores slow each other down tens of times
+    TOKENIZERS_PARALLELISM="false",
+)
+
+TRAINING_SET = f"{config['dataset']}_train"
+SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
+
+
 def without(mapping, *names):
     """A copy of a mapping without some keys: those that do not change a result."""
     return {key: value for key, value in mapping.items() if key not in names}
 
 
-def settings(**values):
-    """The JSON text of a job's settings, keys sorted so that equal settings are equal text."""
-    return json.dumps(values, sort_keys=True)
+def settings(stage, wildcards, **values):
+    """The JSON text of a job's settings, keys sorted so that equal settings are equal text.
+
+    It includes the job's name for the tracking; the record itself lies in <results>/tracking/.
+    """
+    cycle = {"cycle": int(wildcards.c)} if "c" in wildcards.keys() else {}
+    code = fingerprint(f"viarl.stages.{stage}")
+    tracking = {"stage": stage, "wildcards": dict(wildcards.items()), "code": code} | cycle
+    return json.dumps(values | {"tracking": tracking}, sort_keys=True)
 
 
 def frame_settings():
@@ -84,6 +93,7 @@ def previous_model_file(role):
 
 
 def weights(role, cycle):
+    """The weights of a role's model after a cycle (0: untouched)."""
     if cycle > 0:
         return f"<results>/cycle{cycle}/{role}/model.safetensors"
     return f"<data>/stand_ins/{role}/model.safetensors" if config[role]["model"] == "stand-in" else []

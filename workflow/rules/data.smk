@@ -24,9 +24,11 @@ rule make_needle:
         runtime=60,
     params:
         settings=lambda w: settings(
+            "make_needle",
+            w,
             set=w.set,
             split=SPLITS[w.set],
-            videos=config["needle"]["videos"][SPLITS[w.set]],
+            count=config["needle"]["videos"][SPLITS[w.set]],
             **pick("needle", "seed", "questions_per_video"),
         ),
         code=fingerprint("viarl.stages.make_needle"),
@@ -55,7 +57,7 @@ rule import_local:
         mem_mb=1500,
         runtime=60,
     params:
-        settings=lambda w: settings(set=w.set, **pick("local", "validation_share")),
+        settings=lambda w: settings("import_local", w, set=w.set, **pick("local", "validation_share")),
         code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
@@ -77,6 +79,8 @@ rule build_stand_ins:
         runtime=120,
     params:
         settings=lambda w: settings(
+            "build_stand_ins",
+            w,
             role=w.role,
             stand_ins=config["stand_ins"],
             frames=pick(

@@ -28,6 +28,8 @@ rule evaluate:
         runtime=720,
     params:
         settings=lambda w: settings(
+            "evaluate",
+            w,
             frames=frame_settings(),
             answerer=answerer_settings(),
             evaluation=pick("evaluation", "selectors", "random_seeds"),
@@ -59,7 +61,11 @@ rule summarise_evaluation:
         runtime=30,
     params:
         settings=lambda w: settings(
-            cycle=int(w.c), benchmarks=config["benchmarks"], bootstrap=config["evaluation"]["bootstrap"]
+            "summarise_evaluation",
+            w,
+            cycle=int(w.c),
+            benchmarks=config["benchmarks"],
+            bootstrap=config["evaluation"]["bootstrap"],
         ),
         code=fingerprint("viarl.stages.summarise_evaluation"),
     shell:

@@ -27,7 +27,12 @@ rule filter_guessable:
         runtime=480,
     params:
         settings=lambda w: settings(
-            seed=config["seed"], filter=config["filter"], frames=frame_settings(), answerer=answerer_settings()
+            "filter_guessable",
+            w,
+            seed=config["seed"],
+            filter=config["filter"],
+            frames=frame_settings(),
+            answerer=answerer_settings(),
         ),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.filter_guessable"),

@@ -23,7 +23,9 @@ rule cache_frames:
         mem_mb=2000,
         runtime=720,
     params:
-        settings=lambda w: settings(shard=int(w.shard), **without(config["frames"], "selected", "number_pixels")),
+        settings=lambda w: settings(
+            "cache_frames", w, shard=int(w.shard), **without(config["frames"], "selected", "number_pixels")
+        ),
         code=fingerprint("viarl.stages.cache_frames"),
     shell:
         "python -m viarl.stages.cache_frames --settings {params.settings:q}"
@@ -48,7 +50,7 @@ rule score_frames:
         mem_mb=3000,
         runtime=240,
     params:
-        settings=lambda w: settings(clip=pick("clip", "pretrained")),
+        settings=lambda w: settings("score_frames", w, clip=pick("clip", "pretrained")),
         model=model("clip"),
         code=fingerprint("viarl.stages.score_frames"),
     shell:

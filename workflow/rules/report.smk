@@ -22,8 +22,18 @@ rule make_report:
         mem_mb=1500,
         runtime=30,
     params:
-        settings=lambda w: settings(cycles=config["cycles"]),
+        settings=lambda w: settings("make_report", w, cycles=config["cycles"]),
         code=fingerprint("viarl.stages.make_report"),
     shell:
         "python -m viarl.stages.make_report --settings {params.settings:q}"
         " --summaries {input.summaries:q} --page {output.page:q} 2>&1 | tee {log:q}"
+
+
+rule sync_mlflow:
+    """Push to MLflow what it lacks: after a server was away, or to a new one (no output: it runs whenever asked)."""
+    log:
+        "<results>/logs/sync_mlflow/all.log",
+    conda:
+        "../../envs/viarl.yaml"
+    shell:
+        "python -m viarl.stages.sync_mlflow 2>&1 | tee {log:q}"

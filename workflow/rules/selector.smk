@@ -29,6 +29,8 @@ rule train_selector:
         runtime=4320,
     params:
         settings=lambda w: settings(
+            "train_selector",
+            w,
             seed=config["seed"],
             cycle=int(w.c),
             frames=frame_settings(),
@@ -65,6 +67,8 @@ rule select_frames:
         runtime=480,
     params:
         settings=lambda w: settings(
+            "select_frames",
+            w,
             seed=config["seed"],
             frames=frame_settings(),
             selector=selector_settings(),
