@@ -1,4 +1,4 @@
-"""The needle data set: generated videos in which a few short cards carry the answers, in the spirit of MLVU's Needle QA.
+"""The needle data set: generated videos where a few short cards carry the answers, in the spirit of MLVU's Needle QA.
 
 A scene is a stream of coloured distractors over a moving background. Four or five cards appear, each for a sixteenth of
 the video: a square of one of six colours with one of six white shapes. One colour, the repeated one, is on two cards;

@@ -169,7 +169,7 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def encode(frames: np.ndarray, target: Path | BytesIO, quality: int) -> None:
-    """Write (T, H, W, 3) uint8 RGB as an H.264 mp4 (x264, constant rate factor `quality`), the same bytes every time."""
+    """Write (T, H, W, 3) uint8 RGB as an H.264 mp4 (x264, constant rate factor `quality`), always the same bytes."""
     reformat = VideoReformatter().reformat  # one for the video: setting up a conversion costs more than doing it
     with av.open(target if isinstance(target, BytesIO) else str(target), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)
