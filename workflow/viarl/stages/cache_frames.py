@@ -1,0 +1,101 @@
+"""Stage cache_frames: decode the candidate frames of one shard's videos into the frame cache.
+
+Video number i, sorted by id, belongs to shard i % shards. Files that are there already and match (source, settings,
+decoding code) are kept, so a shard that was stopped goes on where it was.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viarl import tracking
+from viarl.files import write_json
+from viarl.items import read_videos
+from viarl.progress import Progress
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.format import CacheSettings, VideoError
+from viarl.video.writer import cache_video, manifest_record
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of cache_frames.
+
+    Args:
+        videos: videos.jsonl of the set.
+        manifest: the shard's list, the output; the videos' files are written to `videos/` beside it.
+        candidates: candidate frames a video, N; even.
+        selector_pixels: longest side of a selector frame.
+        answerer_pixels: longest side of an answerer frame; never enlarged.
+        jpeg_quality: of the answerer frames.
+        reader: "pyav" or "decord".
+        timeout_s: seconds for each attempt at a video.
+        max_bad_share: share of the shard's videos, 0..1, that may be bad before the stage fails.
+        shard: this shard, 0 .. shards - 1.
+        shards: number of shards of the set.
+    """
+
+    videos: Path
+    manifest: Path
+    candidates: int
+    selector_pixels: int
+    answerer_pixels: int
+    jpeg_quality: int
+    reader: str
+    timeout_s: float
+    max_bad_share: float
+    shard: int
+    shards: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shard < self.shards:
+            raise ValueError(f"shard {self.shard} must lie in 0..{self.shards - 1} (frames.shards = {self.shards})")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"frames.max_bad_share must lie in 0..1, not {self.max_bad_share}")
+
+
+def check_bad(bad: dict[str, str], total: int, max_bad_share: float, source: Path) -> None:
+    """Raise ValueError with every bad video and its reason where their share is too large."""
+    if len(bad) > max_bad_share * total:
+        listed = "\n".join(f"  {video}: {reason}" for video, reason in bad.items())
+        raise ValueError(
+            f"{len(bad)} of {total} videos of {source} cannot be used, more than frames.max_bad_share = "
+            f"{max_bad_share} allows. Repair or remove them, or raise frames.max_bad_share:\n{listed}"
+        )
+
+
+def main(settings: Settings) -> None:
+    """Cache the shard's videos and write its manifest."""
+    cache = CacheSettings(
+        settings.candidates,
+        settings.selector_pixels,
+        settings.answerer_pixels,
+        settings.jpeg_quality,
+        settings.reader,
+    )
+    every = read_videos(settings.videos)
+    mine = sorted(every)[settings.shard :: settings.shards]
+    good: dict[str, dict[str, Any]] = {}
+    bad: dict[str, str] = {}
+    progress = Progress("videos", len(mine))
+    params = {"shard": settings.shard, "shards": settings.shards, **asdict(cache)}
+    with tracking.start(settings.tracking, params=params) as record:
+        for video in mine:
+            try:
+                good[video] = cache_video(every[video], settings.manifest.parent, cache, settings.timeout_s)
+            except VideoError as error:
+                bad[video] = str(error)
+            except Exception as error:
+                raise RuntimeError(f"caching the frames of video {video!r} ({every[video].path}): {error}") from error
+            progress.advance(note=f"{len(bad)} bad" if bad else "")
+        counted = {"videos": len(good), "bad_videos": len(bad), "frames": sum(entry["n"] for entry in good.values())}
+        record.log_metrics({f"frame_cache/{name}": float(count) for name, count in counted.items()}, step=0)
+        check_bad(bad, len(mine), settings.max_bad_share, settings.videos)
+        write_json(settings.manifest, manifest_record(settings.shard, cache, good, bad))
+        record.log_artifact(settings.manifest)
+
+
+if __name__ == "__main__":
+    run(Settings, main)

@@ -1,0 +1,134 @@
+"""Decoding a whole video in a child process that can be killed: the fallback of `reader`, and the home of decord.
+
+The child gets its request on standard input and answers on standard output, both pickled; only this package writes
+either end. A decoder that hangs or crashes in C takes the child with it and becomes a `VideoError` of one video.
+"""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+import viarl
+from viarl.video import reader
+from viarl.video.format import VideoError
+from viarl.video.reader import Reading, T, Transform
+
+
+def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
+    """Decode every frame in order and keep the candidates; for files in which seeking does not work.
+
+    Raises:
+        VideoError: damage, or the decoder returns another number of frames than the file holds.
+    """
+    no_deadline = float("inf")  # the parent process holds the clock
+    container, stream = reader.open_video(path)
+    with container:
+        timeline = reader.read_timeline(container, stream, no_deadline)
+    reader.check_enough(timeline.total)
+    indices = reader.sample_indices(timeline.total, candidates)
+    wanted, frames, pts, count = set(indices.tolist()), [], [], 0
+    container, stream = reader.open_video(path)
+    with container:
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError(f"is damaged at frame {count} of {timeline.total}")
+                if count in wanted:
+                    frames.append(transform(reader.to_rgb(frame)))
+                    pts.append(frame.pts)
+                count += 1
+        except av.FFmpegError as error:
+            raise VideoError(f"is damaged at frame {count} of {timeline.total} ({reader.describe(error)})") from error
+    if count != timeline.total:
+        raise VideoError(f"gives {count} frames where its container holds {timeline.total}")
+    if timeline.stamps is not None and pts != timeline.stamps[indices].tolist():
+        raise VideoError("gives frames with other time stamps than its container states")
+    stamps = indices if timeline.stamps is None else timeline.stamps[indices]
+    return reader.make_reading(frames, indices, stamps, timeline, "sequential")
+
+
+def read_with_decord(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
+    """Read as the authors do: decord's get_batch for all candidates at once, at one thread.
+
+    Raises:
+        VideoError: what decord reports. Its silent errors are not noticed: see `reader`.
+    """
+    import decord
+
+    try:
+        source = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        total, fps = len(source), float(source.get_avg_fps())
+        reader.check_enough(total)
+        indices = reader.sample_indices(total, candidates)
+        batch = source.get_batch(indices).asnumpy()  # (n, H, W, 3)
+        spans = source.get_frame_timestamp(np.arange(total))  # (total, 2): start and end in seconds
+    except (decord.DECORDError, RuntimeError) as error:
+        raise VideoError(f"decord cannot read it ({str(error).strip().splitlines()[-1]})") from error
+    base = Fraction(1, 1_000_000)
+    starts = np.round(spans[:, 0].astype(np.float64) / float(base)).astype(np.int64)
+    times = (starts[indices] - starts[0]) * float(base)
+    duration = float(spans[-1, 1] - spans[0, 0])
+    if not 0 < duration < 1e7:  # containers without time stamps, such as AVI, give nonsense
+        base = 1 / Fraction(fps).limit_denominator(100_000)
+        starts, times, duration = np.arange(total), indices / fps, total / fps
+    frames = [transform(frame) for frame in batch]
+    return Reading(frames, indices, starts[indices], times, base, total, fps, duration, "decord")
+
+
+METHODS: dict[str, Callable[..., Reading[Any]]] = {"sequential": read_sequentially, "decord": read_with_decord}
+
+
+def serve() -> None:
+    """Answer the one request on standard input; runs in the child."""
+    method, path, candidates, transform = pickle.load(sys.stdin.buffer)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a decoder prints must not mix with the answer
+    try:
+        answer: Any = METHODS[method](path, candidates, transform)
+    except VideoError as error:
+        answer = error
+    with answers:
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
+    """Run one of `METHODS` in a child process, killed after `timeout_s` seconds.
+
+    Raises:
+        VideoError: the child's reason, its death, or the time-out.
+        ValueError: decord was asked for and is not installed.
+    """
+    if method == "decord" and importlib.util.find_spec("decord") is None:
+        raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
+    root = str(Path(viarl.__file__).parent.parent)
+    search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    start = time.monotonic()
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", "from viarl.video.fallback import serve; serve()"],
+            input=pickle.dumps((method, path, candidates, transform)),
+            capture_output=True,
+            timeout=timeout_s,
+            env={**os.environ, "PYTHONPATH": search},
+        )
+    except subprocess.TimeoutExpired as error:
+        waited = time.monotonic() - start
+        raise VideoError(f"the {method} reader was stopped after {waited:.0f} s (`timeout_s`)") from error
+    if child.returncode:
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise VideoError(f"the {method} reader ended with status {child.returncode} ({lines[-1]})")
+    answer = pickle.loads(child.stdout)
+    if isinstance(answer, VideoError):
+        raise answer
+    assert isinstance(answer, Reading)
+    return answer
