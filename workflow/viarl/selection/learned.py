@@ -5,7 +5,6 @@ they fit, and optionally on disk, where every cycle that shares the tower finds 
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,26 @@ from safetensors.torch import save_file
 
 from viarl.files import atomic_path
 from viarl.items import Item
+from viarl.memory import Recent
 from viarl.progress import Progress
 from viarl.prompts import Selection, parse_selection, selector_messages
-from viarl.vlm import Encoder, Prompt, generate, video_features
+from viarl.vlm import Encoder, Prompt, generate, load_model, load_processor, video_features
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
 
 PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
+
+
+@dataclass(frozen=True)
+class SelectorSettings:
+    """How the selector is asked (keys of the configuration's `selector`); `batch_size` questions in a forward pass."""
+
+    prompt: str
+    max_new_tokens: int
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,7 @@ class SelectorPrompts:
         self.template, self.selected = template, selected
         self.encoder = Encoder(model, processor)
         self._folder = None if features_folder is None else features_folder / tower_fingerprint(model)[:16]
-        self._keep_bytes, self._held_bytes = keep_bytes, 0
-        self._held: OrderedDict[str, _Video] = OrderedDict()
+        self._held: Recent[_Video] = Recent(keep_bytes)
 
     def count(self, item: Item) -> int:
         """Return the number of candidate frames the item's video really has."""
@@ -99,15 +109,14 @@ class SelectorPrompts:
         missing: dict[str, tuple[torch.Tensor, torch.Tensor, str]] = {}  # pixels, grid, key of the frames
         waiting = 0
         for name in names:
-            if name in self._held:
-                self._held.move_to_end(name)
-                found[name] = self._held[name]
+            if held := self._held.get(name):
+                found[name] = held
                 continue
             frames = self.cache.selector_frames(name)
             key = _frames_key(frames) if self._folder else ""
             if stored := self._load(name, key):
                 found[name] = stored
-                self._hold(name, stored)
+                self._held.put(name, stored, stored.features.nbytes)
                 continue
             pixels, grid = self.encoder.pixels(frames)
             if missing and waiting + len(pixels) > PATCHES_A_PASS:
@@ -126,15 +135,8 @@ class SelectorPrompts:
             # cloned: a slice would keep the features of the whole pass alive
             computed[name] = _Video(own.clone(), grid)
             self._store(name, computed[name], key)
-            self._hold(name, computed[name])
+            self._held.put(name, computed[name], own.nbytes)
         return computed
-
-    def _hold(self, name: str, video: _Video) -> None:
-        self._held[name] = video
-        self._held_bytes += video.features.nbytes
-        while self._held_bytes > self._keep_bytes and len(self._held) > 1:
-            _, gone = self._held.popitem(last=False)
-            self._held_bytes -= gone.features.nbytes
 
     def _load(self, name: str, key: str) -> _Video | None:
         if self._folder is None:
@@ -152,6 +154,20 @@ class SelectorPrompts:
             with atomic_path(self._folder / f"{name}.safetensors") as temporary:
                 tensors = {"features": video.features.contiguous(), "grid": video.grid}
                 save_file(tensors, temporary, metadata={"frames": key})
+
+
+def load_selector(
+    source: Path,
+    settings: SelectorSettings,
+    cache: "FrameCache",
+    selected: int,
+    device: str = "auto",
+    features_folder: Path | None = None,
+) -> tuple[Any, SelectorPrompts]:
+    """Load a selector and its prompts from a checkpoint folder, or from a hub id where there is no such folder."""
+    name = source if source.is_dir() else str(source)
+    model = load_model(name, settings.dtype, settings.attention, device)
+    return model, SelectorPrompts(model, load_processor(name), cache, settings.prompt, selected, features_folder)
 
 
 def tower_fingerprint(model: Any) -> str:

@@ -1,0 +1,109 @@
+"""Let the selector pick frames for every question of a set: greedily, and in one seeded sample."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.items import Item, read_items
+from viarl.progress import Progress
+from viarl.selection.learned import SelectorSettings, load_selector, select
+from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+from viarl.video.overlay import NumberStyle
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Questions and frames of a set, a selector -> its picks (see viarl.selection.picks).
+
+    Args:
+        items: items.jsonl of the set.
+        manifests: its frame cache.
+        selector_model: checkpoint folder, or hub id.
+        output: the table, parquet.
+        seed: of the sample; an item's draw depends on it and on the item's id alone.
+        selected: K.
+        number_pixels: height of the frame numbers.
+        temperature: of the sample.
+        selector: how it is asked.
+        features: folder that keeps vision features for the next stage with the same tower; None keeps none.
+    """
+
+    items: Path
+    manifests: tuple[Path, ...]
+    selector_model: Path
+    output: Path
+    seed: int
+    selected: int
+    number_pixels: int
+    temperature: float
+    selector: SelectorSettings
+    features: Path | None = None
+    device: str = "auto"
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"evaluation.temperature must be above 0, not {self.temperature}: the sample needs it")
+
+
+def pick(settings: Settings, items: list[Item], cache: FrameCache) -> list[Pick]:
+    """Return the greedy picks of all items, then the sampled ones, in the items' order; failures keep their place."""
+    decodes = {GREEDY: 0.0, SAMPLED: settings.temperature}
+    picks: dict[tuple[str, str], Pick] = {}
+    for item in items:
+        if item.video not in cache:
+            failed = f"video {item.video}: {cache.bad.get(item.video, 'is not in the frame cache')}"
+            for decode in decodes:
+                picks[item.id, decode] = Pick(item.id, item.video, decode, "", False, "", (), 0, failed)
+    # the questions of a video stand together, so that its features are in memory
+    usable = sorted((item for item in items if item.video in cache), key=lambda item: item.video)
+    if usable:
+        model, prompts = load_selector(
+            settings.selector_model, settings.selector, cache, settings.selected, settings.device, settings.features
+        )
+        progress = Progress("picks", len(decodes) * len(usable))
+        for decode, temperature in decodes.items():
+            picked = select(
+                model,
+                prompts,
+                usable,
+                temperature=temperature,
+                seed=settings.seed,
+                max_new_tokens=settings.selector.max_new_tokens,
+                batch_size=settings.selector.batch_size,
+                progress=progress,
+            )
+            for item, one in zip(usable, picked, strict=True):
+                choice = one.selection
+                picks[item.id, decode] = Pick(
+                    item.id, item.video, decode, one.text, choice.index_valid, choice.reason, choice.indices, one.tokens
+                )
+    return [picks[item.id, decode] for decode in decodes for item in items]
+
+
+def main(settings: Settings) -> None:
+    """Pick and write the table; invalid lists and failures are counted in log and tracking."""
+    items = read_items(settings.items)
+    cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
+    params = {"seed": settings.seed, "selected": settings.selected, "selector": settings.selector}
+    with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}) as run_:
+        picks = pick(settings, items, cache)
+        write_picks(settings.output, picks)
+        for decode in (GREEDY, SAMPLED):
+            own = [one for one in picks if one.decode == decode]
+            asked = [one for one in own if not one.failed]
+            metrics: dict[str, float] = {"items": len(own), "failed": len(own) - len(asked)}
+            if asked:
+                metrics["valid_rate"] = sum(one.valid for one in asked) / len(asked)
+                metrics["tokens"] = sum(one.tokens for one in asked) / len(asked)
+            run_.log_metrics({f"{decode}/{name}": value for name, value in metrics.items()})
+            invalid = dict(Counter(one.reason for one in asked if not one.valid).most_common(5))
+            print(f"{decode}: {metrics}; invalid: {invalid}", flush=True)
+
+
+if __name__ == "__main__":
+    run(Settings, main)
