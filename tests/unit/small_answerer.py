@@ -1,0 +1,80 @@
+"""An untrained answerer of a few thousand weights, and a frame cache that lives in memory and counts what is decoded."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from viarl.answer.answerer import Answerer
+from viarl.items import Item
+from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+
+COLOURS = ("red", "blue", "green", "yellow")
+SHAPES = ("star", "moon", "cross", "circle")
+
+
+class MemoryCache:
+    """Random frames of 28 x 56 pixels, {video: count}; the interface of viarl.video.cache.FrameCache."""
+
+    def __init__(self, counts: dict[str, int], bad: dict[str, str] | None = None) -> None:
+        self.counts, self.bad = counts, bad or {}
+        self.decoded: list[tuple[str, int]] = []
+
+    def __contains__(self, video: str) -> bool:
+        return video in self.counts
+
+    def videos(self) -> list[str]:
+        return sorted(self.counts)
+
+    def count(self, video: str) -> int:
+        return self.counts[video]
+
+    def times(self, video: str) -> np.ndarray:
+        return np.arange(self.counts[video], dtype=np.float64)
+
+    def raw_frames(self, video: str) -> np.ndarray:
+        return np.stack([self._frame(video, index) for index in range(self.counts[video])])
+
+    def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
+        self.decoded += [(video, index) for index in indices]
+        return [self._frame(video, index) for index in indices]
+
+    def _frame(self, video: str, index: int) -> np.ndarray:
+        if not 0 <= index < self.counts[video]:
+            raise IndexError(f"frame {index} of {video}")
+        seed = [index, *video.encode()]
+        return np.random.default_rng(seed).integers(0, 255, (28, 56, 3), dtype=np.uint8)
+
+
+@lru_cache(maxsize=2)
+def model_and_processor(temporal_patch: int = 1) -> tuple[Any, Any]:
+    """Return a tiny model and its processor; `temporal_patch` 2 is that of the published models."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    corpus = [
+        f"which shape is on the {colour} card? {shape} A. B. C. D. Answer." for colour in COLOURS for shape in SHAPES
+    ]
+    tokenizer = build_tokenizer(corpus * 3, frames=32)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, Size(hidden=64, layers=2, mlp=96, vision_hidden=32)).eval()
+    if temporal_patch != 1:
+        config = model.config
+        config.vision_config.temporal_patch_size = temporal_patch
+        for processing in (processor.video_processor, processor.image_processor):
+            processing.temporal_patch_size = temporal_patch
+        model = type(model)(config).eval()
+    return model, processor
+
+
+def small_answerer(cache: Any, batch_size: int = 64, temporal_patch: int = 1) -> Answerer:
+    """Return an answerer with short greedy replies."""
+    model, processor = model_and_processor(temporal_patch)
+    return Answerer(model, processor, cache, "short", max_new_tokens=6, batch_size=batch_size)
+
+
+def item(number: int, video: str = "v0", answer: str = "A", **fields: Any) -> Item:
+    """Return an item about a colour that depends on its number."""
+    question = f"which shape is on the {COLOURS[number % 4]} card?" + " please" * (number % 3)
+    return Item(f"q{number}", video, question, SHAPES, answer, **fields)

@@ -1,0 +1,203 @@
+"""Every selector on every item of a benchmark, at one frame budget and with one answerer.
+
+To add a selector: a function in viarl.selection, and an entry in `TRAINING_FREE`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from viarl.answer.answerer import Answerer, Reply, Request
+from viarl.evaluate.statistics import evidence_recall
+from viarl.filtering import rotated
+from viarl.items import LETTERS, Item
+from viarl.progress import Progress
+from viarl.selection.training_free import aks, bolt, clip_topk, item_generator, oracle, qframe, random
+from viarl.selection.uniform import uniform
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+Picks = Mapping[tuple[str, str], Mapping[str, Any]]  # (item id, "greedy" | "sampled") -> row of select_frames
+
+
+@dataclass(frozen=True)
+class View:
+    """What a training-free selector may look at; `scores` is None where CLIP has none."""
+
+    item: Item
+    count: int
+    selected: int
+    scores: np.ndarray | None
+    times: np.ndarray
+    generator: np.random.Generator
+
+
+def _clip(view: View) -> np.ndarray:
+    if view.scores is None:
+        raise LookupError("no similarities")
+    if len(view.scores) != view.count:
+        raise ValueError(
+            f"item {view.item.id!r} has {len(view.scores)} similarities for {view.count} frames; run score_frames again"
+        )
+    return view.scores
+
+
+TRAINING_FREE: dict[str, Callable[[View], list[int]]] = {
+    "uniform": lambda view: uniform(view.count, view.selected),
+    "random": lambda view: random(view.count, view.selected, view.generator),
+    "clip_topk": lambda view: clip_topk(_clip(view), view.selected),
+    "bolt": lambda view: bolt(_clip(view), view.selected),
+    "aks": lambda view: aks(_clip(view), view.selected),
+    "qframe": lambda view: qframe(_clip(view), view.selected, view.generator),
+    "oracle": lambda view: oracle(view.times, view.item.evidence, view.selected),
+}
+DRAWN = ("random", "qframe")  # averaged over several draws
+LEARNED = {
+    "base": ("base", "greedy"),
+    "base_sampled": ("base", "sampled"),
+    "learned": ("learned", "greedy"),
+    "learned_sampled": ("learned", "sampled"),
+}
+BLIND = "blind"  # joins the oracle where evidence is unknown, see `choose`
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The frames a selector chose for an item. `rotation` moves the options on (the blind control)."""
+
+    item: Item
+    selector: str
+    indices: tuple[int, ...] = ()
+    draw: int = 0
+    valid: bool = True
+    reason: str = ""
+    text: str = ""
+    failed: str = ""
+    rotation: int = 0
+    best_of: int = 1
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where selectors look: frames, similarities by item id, and the picks of the base and the learned selector."""
+
+    cache: "FrameCache"
+    scores: Mapping[str, np.ndarray]
+    picks: Mapping[str, Picks] = field(default_factory=dict)  # "base", "learned"
+
+
+def read_picks(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Read a parquet of select_frames into {(item id, decode): row}."""
+    return {(row["item"], row["decode"]): row for row in pq.ParquetFile(path).read().to_pylist()}
+
+
+def choose(
+    items: Sequence[Item], sources: Sources, selectors: Sequence[str], selected: int, draws: int
+) -> list[Choice]:
+    """Return every selector's choice for every item; random selectors choose `draws` times.
+
+    Where an item has no evidence, the oracle is the best of `draws` random choices. That flatters it (some draw may be
+    right by luck), so the selector "blind" then joins it, on all items: the best of as many replies without frames,
+    each under another rotation of the options.
+
+    A selector that cannot choose (bad video, no similarities, no picks) has a choice that says so in `failed`.
+    ValueError for an unknown selector.
+    """
+    if unknown := set(selectors) - set(TRAINING_FREE) - set(LEARNED):
+        known = sorted([*TRAINING_FREE, *LEARNED])
+        raise ValueError(f"evaluation.selectors: {sorted(unknown)} are unknown; choose from {known}")
+    names = list(selectors)
+    if "oracle" in names and any(not item.evidence for item in items):
+        names.append(BLIND)
+    return [choice for item in items for name in names for choice in _choices(item, sources, name, selected, draws)]
+
+
+def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int) -> list[Choice]:
+    if item.video not in sources.cache:
+        return [Choice(item, name, valid=False, failed="unreadable video")]
+    if name in LEARNED:
+        return [_learned(item, sources, name)]
+    if name == BLIND:
+        turns = min(draws, len(item.options))
+        return [Choice(item, name, draw=turn, rotation=turn, best_of=turns) for turn in range(turns)]
+    count, times = sources.cache.count(item.video), sources.cache.times(item.video)
+    lucky = name == "oracle" and not item.evidence
+    function = TRAINING_FREE["random" if lucky else name]
+    choices = []
+    for draw in range(draws if name in DRAWN or lucky else 1):
+        view = View(item, count, selected, sources.scores.get(item.id), times, item_generator(draw, item.id))
+        try:
+            choice = Choice(item, name, tuple(function(view)), draw, best_of=draws if lucky else 1)
+        except LookupError as error:
+            return [Choice(item, name, valid=False, failed=str(error))]
+        choices.append(choice)
+    return choices
+
+
+def _learned(item: Item, sources: Sources, name: str) -> Choice:
+    whose, decode = LEARNED[name]
+    row = sources.picks.get(whose, {}).get((item.id, decode))
+    if row is None:
+        return Choice(item, name, valid=False, failed="no selection")
+    indices = tuple(int(index) for index in row["indices"])
+    return Choice(item, name, indices, valid=bool(row["valid"]), reason=row["reason"], text=row["text"])
+
+
+def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **labels: Any) -> list[dict[str, Any]]:
+    """Answer all choices and return rows as in viarl.evaluate.rows (`labels`: benchmark, cycle)."""
+    asked = [choice for choice in choices if not choice.failed]
+    requests = [
+        Request(rotated(choice.item, choice.rotation) if choice.rotation else choice.item, choice.indices)
+        for choice in asked
+    ]
+    replies = iter(answerer.answer(requests, Progress("answers", len(requests))))
+    times: dict[str, np.ndarray] = {}
+    rows: list[dict[str, Any]] = []
+    best: dict[tuple[str, str], int] = {}
+    for choice in choices:
+        row = {**labels, **_row(choice, Reply("", "") if choice.failed else next(replies), sources, times)}
+        if choice.best_of > 1:
+            row.update(draw=0, reason=f"best of {choice.best_of}")
+            key = (choice.item.id, choice.selector)
+            if key in best:
+                if row["correct"] and not rows[best[key]]["correct"]:
+                    rows[best[key]] = row
+                continue
+            best[key] = len(rows)
+        rows.append(row)
+    return rows
+
+
+def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.ndarray]) -> dict[str, Any]:
+    item = choice.item
+    letter = reply.letter
+    if letter and choice.rotation:
+        letter = LETTERS[(LETTERS.index(letter) - choice.rotation) % len(item.options)]
+    seen: list[float] = []
+    if choice.indices:
+        if item.video not in times:
+            times[item.video] = sources.cache.times(item.video)
+        seen = times[item.video][list(choice.indices)].tolist()
+    return {
+        "item": item.id,
+        "video": item.video,
+        "task": item.task,
+        "question": item.question,
+        "selector": choice.selector,
+        "draw": choice.draw,
+        "indices": list(choice.indices),
+        "valid": choice.valid,
+        "reason": choice.reason,
+        "text": choice.text,
+        "reply": reply.text,
+        "letter": letter,
+        "answer": item.answer,
+        "correct": bool(item.answer) and letter == item.answer,
+        "evidence_recall": evidence_recall(seen, item.evidence),
+        "failed": choice.failed,
+    }

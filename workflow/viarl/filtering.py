@@ -1,0 +1,195 @@
+"""Training questions that teach nothing are dropped before reinforcement learning.
+
+The paper says only that CLIP samples frames and that less informative items are dropped; its exact rule is not
+published. Three rules are offered, each judged by the untouched answerer; the data card says what each would drop.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from viarl.answer.answerer import Answerer, Request
+from viarl.items import LETTERS, Item
+from viarl.progress import Progress
+from viarl.selection.training_free import clip_bottomk, clip_topk, item_generator, random
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+RULE_TEXTS = {
+    "none": "Every question whose video and answer are known is kept.",
+    "blind": "Drop a question that is answered right without frames under every rotation of its options.",
+    "contrast": (
+        "Keep a question that is answered right with the K frames most similar to it (CLIP) and wrong without frames, "
+        "or wrong with the K least similar frames; drop the others."
+    ),
+    "variance": (
+        "Answer with {draws} draws of K random frames; drop what is always right{and_never}: there every selection "
+        "earns the same reward."
+    ),
+}
+SURVEY_ITEMS = 200  # items on which the data card compares all rules
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """`rule`: one of RULE_TEXTS; `draws`, `drop_never_right`: of the variance rule."""
+
+    rule: str = "contrast"
+    draws: int = 4
+    drop_never_right: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULE_TEXTS:
+            raise ValueError(f"filter.rule {self.rule!r} is unknown; choose one of {sorted(RULE_TEXTS)}")
+        if self.draws < 1:
+            raise ValueError(f"filter.draws must be at least 1, not {self.draws}")
+
+    def text(self, rule: str) -> str:
+        """Return a rule in words, with its numbers."""
+        and_never = " or never right" if self.drop_never_right else ""
+        return RULE_TEXTS[rule].format(draws=self.draws, and_never=and_never)
+
+
+def rotated(item: Item, shift: int) -> Item:
+    """Return the item with its options moved on by `shift` places; the answer's letter moves with them."""
+    count = len(item.options)
+    options = tuple(item.options[(place - shift) % count] for place in range(count))
+    return replace(item, options=options, answer=LETTERS[(LETTERS.index(item.answer) + shift) % count])
+
+
+class Filter:
+    """Judges items with an answerer.
+
+    Args:
+        answerer: the untouched answerer.
+        scores: CLIP similarities by item id; items without them cannot be judged by the contrast rule.
+        selected: K, frames the answerer sees.
+        seed: of the random draws; a draw depends on the seed and the item alone.
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        cache: "FrameCache",
+        scores: Mapping[str, np.ndarray],
+        selected: int,
+        seed: int,
+        settings: FilterSettings,
+    ) -> None:
+        self.answerer, self.cache, self.scores = answerer, cache, scores
+        self.selected, self.seed, self.settings = selected, seed, settings
+
+    def reasons(self, items: Sequence[Item], rule: str, progress: bool = False) -> list[str]:
+        """Return why each item is dropped under a rule, "" where it is kept.
+
+        Items that no rule could use (bad video, unknown answer, no options) are dropped under every rule.
+        """
+        unusable = [self._unusable(item, rule) for item in items]
+        judged = [item for item, reason in zip(items, unusable, strict=True) if not reason]
+        judge = {"none": self._none, "blind": self._blind, "contrast": self._contrast, "variance": self._variance}[rule]
+        verdicts = iter(judge(judged, progress))
+        return [reason or next(verdicts) for reason in unusable]
+
+    def _unusable(self, item: Item, rule: str) -> str:
+        if item.video not in self.cache:
+            return "unreadable video"
+        if not item.answer:
+            return "unknown answer"
+        if rule == "contrast" and item.id not in self.scores:
+            return "no similarities"
+        return ""
+
+    def _right(self, requests: Sequence[Request], each: int, progress: bool) -> np.ndarray:
+        """Return which replies are right, (items, each) bool, for requests that stand in that order."""
+        counter = Progress("answers", len(requests)) if progress else None
+        replies = self.answerer.answer(requests, counter)
+        right = [reply.letter == request.item.answer for reply, request in zip(replies, requests, strict=True)]
+        return np.array(right, dtype=bool).reshape(-1, each)
+
+    def _none(self, items: Sequence[Item], progress: bool) -> list[str]:
+        return [""] * len(items)
+
+    def _blind(self, items: Sequence[Item], progress: bool) -> list[str]:
+        requests = [Request(rotated(item, shift)) for item in items for shift in range(len(item.options))]
+        right = self._right(requests, 1, progress)[:, 0]
+        ends = np.cumsum([len(item.options) for item in items], dtype=int).tolist()
+        every = [right[end - len(item.options) : end].all() for item, end in zip(items, ends, strict=True)]
+        return ["right without frames" if guessed else "" for guessed in every]
+
+    def _contrast(self, items: Sequence[Item], progress: bool) -> list[str]:
+        requests = []
+        for item in items:
+            own = self.scores[item.id]
+            top, bottom = clip_topk(own, self.selected), clip_bottomk(own, self.selected)
+            requests += [Request(item, tuple(top)), Request(item), Request(item, tuple(bottom))]
+        verdicts = []
+        for top, blind, bottom in self._right(requests, 3, progress).tolist():
+            keep = (top and not blind) or not bottom
+            guessed = "right without frames" if blind else "right with unlike, wrong with like frames"
+            verdicts.append("" if keep else guessed)
+        return verdicts
+
+    def _variance(self, items: Sequence[Item], progress: bool) -> list[str]:
+        draws = self.settings.draws
+        requests = []
+        for item in items:
+            generator = item_generator(self.seed, item.id)
+            count = self.cache.count(item.video)
+            requests += [Request(item, tuple(random(count, self.selected, generator))) for _ in range(draws)]
+        right = self._right(requests, draws, progress).sum(1)
+        never = "never right" if self.settings.drop_never_right else ""
+        return ["always right" if hits == draws else never if hits == 0 else "" for hits in right.tolist()]
+
+    def data_card(self, items: Sequence[Item], reasons: Sequence[str], survey: int = SURVEY_ITEMS) -> dict[str, Any]:
+        """Return what was found, kept and dropped: in all, by source and by task; and what each rule would drop.
+
+        The comparison of rules is made on at most `survey` items, chosen by a hash of their ids.
+        """
+        sample = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:survey]
+        would = {
+            rule: {
+                "text": self.settings.text(rule),
+                "examined": len(sample),
+                "would_drop": _counts([reason for reason in self.reasons(sample, rule) if reason]),
+            }
+            for rule in RULE_TEXTS
+        }
+        return {
+            "rule": self.settings.rule,
+            "rule_text": self.settings.text(self.settings.rule),
+            "draws": self.settings.draws,
+            "drop_never_right": self.settings.drop_never_right,
+            **_share(items, reasons),
+            "by_source": _by(items, reasons, lambda item: item.source),
+            "by_task": _by(items, reasons, lambda item: item.task),
+            "bad_videos": {
+                item.video: self.cache.bad.get(item.video, "not in the frame cache")
+                for item in items
+                if item.video not in self.cache
+            },
+            "rules": would,
+        }
+
+
+def _counts(reasons: Sequence[str]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons).items()))
+
+
+def _share(items: Sequence[Item], reasons: Sequence[str]) -> dict[str, Any]:
+    dropped = [reason for reason in reasons if reason]
+    return {"found": len(items), "kept": len(items) - len(dropped), "dropped": _counts(dropped)}
+
+
+def _by(items: Sequence[Item], reasons: Sequence[str], name: Callable[[Item], str]) -> dict[str, Any]:
+    groups: dict[str, list[tuple[Item, str]]] = {}
+    for item, reason in zip(items, reasons, strict=True):
+        groups.setdefault(name(item) or "unknown", []).append((item, reason))
+    return {
+        group: _share([item for item, _ in pairs], [reason for _, reason in pairs])
+        for group, pairs in sorted(groups.items())
+    }

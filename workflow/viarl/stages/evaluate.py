@@ -1,0 +1,71 @@
+"""Answer every question of a benchmark with the frames of every selector."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.answer.answerer import AnswererSettings, load_answerer
+from viarl.clip.scores import read_scores
+from viarl.evaluate.rows import write_rows
+from viarl.evaluate.selectors import Sources, choose, evaluate, read_picks
+from viarl.items import read_items
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """`selectors`: names as in viarl.evaluate.selectors; `random_seeds`: draws of the random ones.
+
+    `batch_size`: questions in a forward pass; None takes the answerer's.
+    """
+
+    selectors: tuple[str, ...]
+    random_seeds: int = 5
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector."""
+
+    items: Path
+    manifests: tuple[Path, ...]
+    scores: tuple[Path, ...]
+    base: Path  # picks of the untouched selector
+    learned: Path  # picks of this cycle's selector
+    answerer_model: Path  # folder or hub id
+    output: Path
+    benchmark: str
+    cycle: int
+    selected: int
+    answerer: AnswererSettings
+    evaluation: EvaluationSettings
+    device: str = "auto"
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Choose with every selector, ask the answerer, write the rows."""
+    items = read_items(settings.items)
+    cache = FrameCache(settings.manifests)
+    picks = {"base": read_picks(settings.base), "learned": read_picks(settings.learned)}
+    sources = Sources(cache, read_scores(settings.scores), picks)
+    how = settings.evaluation
+    params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
+    with tracking.start(settings.tracking, params) as run_:
+        choices = choose(items, sources, how.selectors, settings.selected, how.random_seeds)
+        answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+        answerer.batch_size = how.batch_size or answerer.batch_size
+        rows = evaluate(choices, answerer, sources, benchmark=settings.benchmark, cycle=settings.cycle)
+        write_rows(settings.output, rows)
+        run_.log_metrics({"rows": len(rows), "asked": answerer.asked})
+        run_.log_artifact(settings.output)
+    print(
+        f"{settings.benchmark}: {len(rows)} rows from {answerer.asked} different questions to the answerer", flush=True
+    )
+
+
+if __name__ == "__main__":
+    run(Settings, main)

@@ -1,0 +1,60 @@
+"""Drop training questions that teach nothing, and write the data card."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.answer.answerer import AnswererSettings, load_answerer
+from viarl.clip.scores import read_scores
+from viarl.files import write_json
+from viarl.filtering import Filter, FilterSettings
+from viarl.items import read_items, write_records
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Questions, frames and similarities of the training set, the untouched answerer -> kept questions, data card."""
+
+    items: Path
+    manifests: tuple[Path, ...]
+    scores: tuple[Path, ...]
+    answerer_model: Path  # folder or hub id
+    output: Path
+    report: Path
+    seed: int
+    selected: int
+    filter: FilterSettings
+    answerer: AnswererSettings
+    device: str = "auto"
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Judge every item; ValueError where nothing would be left to train on."""
+    cache = FrameCache(settings.manifests)
+    items = read_items(settings.items)
+    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+    judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
+    params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
+    with tracking.start(settings.tracking, params) as run_:
+        reasons = judge.reasons(items, settings.filter.rule, progress=True)
+        card = judge.data_card(items, reasons)
+        kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]
+        if not kept:
+            raise ValueError(
+                f"filter.rule {settings.filter.rule!r} drops all {len(items)} questions of {settings.items} "
+                f"({card['dropped']}); choose another rule, or 'none'"
+            )
+        write_records(settings.output, kept)
+        write_json(settings.report, card)
+        dropped = {f"dropped/{reason.replace(',', '')}": count for reason, count in card["dropped"].items()}
+        run_.log_metrics({"found": card["found"], "kept": card["kept"], **dropped})
+        run_.log_artifact(settings.report)
+    print(f"{settings.filter.rule}: kept {len(kept)} of {len(items)} questions; dropped: {card['dropped']}", flush=True)
+
+
+if __name__ == "__main__":
+    run(Settings, main)

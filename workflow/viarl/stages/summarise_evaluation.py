@@ -1,0 +1,56 @@
+"""Summarise a cycle's evaluations in eval.json: accuracies with intervals, paired differences."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.evaluate.rows import read_rows
+from viarl.evaluate.summary import summarise
+from viarl.files import write_json
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Rows of this cycle and of those before it, in any order -> eval.json."""
+
+    rows: tuple[Path, ...]
+    output: Path
+    cycle: int
+    benchmarks: tuple[str, ...]
+    bootstrap: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Write eval.json and print the accuracies."""
+    params = {"bootstrap": settings.bootstrap, "benchmarks": settings.benchmarks}
+    with tracking.start(settings.tracking, params) as run_:
+        rows = read_rows(settings.rows)
+        summary = summarise(rows, settings.cycle, settings.benchmarks, settings.bootstrap)
+        write_json(settings.output, summary)
+        for benchmark, part in summary["benchmarks"].items():
+            for selector, figures in part["selectors"].items():
+                low, value, high = (100 * figures["accuracy"][end] for end in ("low", "value", "high"))
+                print(f"{benchmark} {selector}: {value:.1f}% ({low:.1f} to {high:.1f}), n = {figures['n']}", flush=True)
+            run_.log_metrics(_metrics(benchmark, part))
+        run_.log_artifact(settings.output)
+
+
+def _metrics(benchmark: str, part: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Return the numbers worth a chart in MLflow."""
+    metrics: dict[str, float] = {}
+    for selector, figures in part["selectors"].items():
+        accuracy: dict[str, float] = figures["accuracy"]  # type: ignore[assignment]
+        metrics |= {f"{benchmark}/{selector}/accuracy_{end}": number for end, number in accuracy.items()}
+        for name in ("evidence_recall", "valid_rate", "n_failed"):
+            if figures[name] is not None:
+                metrics[f"{benchmark}/{selector}/{name}"] = figures[name]
+    for pair, interval in part["paired"].items():
+        metrics |= {f"{benchmark}/{pair}/{end}": number for end, number in interval.items()}
+    return metrics
+
+
+if __name__ == "__main__":
+    run(Settings, main)
