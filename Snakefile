@@ -55,7 +55,7 @@ rule all:
     default_target: True
     input:
         expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
-        "<results>/report/report.html",
+        "<results>/report/accuracy.png",
 
 
 onsuccess:

@@ -31,12 +31,12 @@ rule filter_guessable:
             w,
             seed=config["seed"],
             filter=config["filter"],
-            frames=frame_settings(),
+            **pick("frames", "selected"),
             answerer=answerer_settings(),
         ),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.filter_guessable"),
     shell:
         "python -m viarl.stages.filter_guessable --settings {params.settings:q} --items {input.questions:q}"
-        " --frames {input.frames:q} --clip {input.clip:q} --answerer {params.answerer:q}"
+        " --manifests {input.frames:q} --scores {input.clip:q} --answerer-model {params.answerer:q}"
         " --output {output.questions:q} --report {output.report:q} 2>&1 | tee {log:q}"

@@ -55,4 +55,4 @@ rule score_frames:
         code=fingerprint("viarl.stages.score_frames"),
     shell:
         "python -m viarl.stages.score_frames --settings {params.settings:q} --items {input.questions:q}"
-        " --frames {input.frames:q} --model {params.model:q} --output {output.scores:q} 2>&1 | tee {log:q}"
+        " --manifest {input.frames:q} --model {params.model:q} --output {output.scores:q} 2>&1 | tee {log:q}"

@@ -1,17 +1,34 @@
-"""The report: figures and pages that `snakemake --report` collects.
+"""The report: pictures and tables that `snakemake --report` collects into one page.
 
-Inputs:  every cycle's eval.json and per-question tables.
-Outputs: <results>/report/report.html.
+Inputs:  every cycle's eval.json; the last cycle's per-question tables with questions and frames of the benchmarks;
+         the training's records in <results>/tracking/ (undeclared: what they say is in the models' identity).
+Outputs: <results>/report/.
 Usual order: last.
 """
 
 
 rule make_report:
-    """Draw accuracy by cycle, reward curves and filmstrips of test questions."""
+    """Draw accuracy by cycle, reward curves and filmstrips of test questions; write the comparison table."""
     input:
         summaries=expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
+        rows=expand("<results>/cycle{c}/evaluate/{set}.parquet", c=config["cycles"], set=config["benchmarks"]),
+        questions=expand("<data>/sets/{set}/items.jsonl", set=config["benchmarks"]),
+        frames=expand(
+            "<data>/frames/{set}/{shard}.json", set=config["benchmarks"], shard=range(config["frames"]["shards"])
+        ),
     output:
-        page="<results>/report/report.html",
+        accuracy=report("<results>/report/accuracy.png", category="Accuracy", labels={"picture": "by cycle"}),
+        tasks=report("<results>/report/tasks.png", category="Accuracy", labels={"picture": "by task"}),
+        table=report("<results>/report/comparison.csv", category="Accuracy", labels={"picture": "table"}),
+        text="<results>/report/comparison.md",
+        rewards=report("<results>/report/rewards.png", category="Training", labels={"picture": "rewards"}),
+        timing=report("<results>/report/timing.png", category="Training", labels={"picture": "seconds"}),
+        filmstrips=report(
+            directory("<results>/report/filmstrips"),
+            patterns=["{question}.png"],
+            category="Filmstrips",
+            labels={"picture": "{question}"},
+        ),
     log:
         "<results>/logs/make_report/all.log",
     benchmark:
@@ -22,11 +39,13 @@ rule make_report:
         mem_mb=1500,
         runtime=30,
     params:
-        settings=lambda w: settings("make_report", w, cycles=config["cycles"]),
+        settings=lambda w: settings("make_report", w, **pick("report", "filmstrips"), benchmarks=config["benchmarks"]),
+        folder=lambda w, output: os.path.dirname(output.accuracy),
         code=fingerprint("viarl.stages.make_report"),
     shell:
         "python -m viarl.stages.make_report --settings {params.settings:q}"
-        " --summaries {input.summaries:q} --page {output.page:q} 2>&1 | tee {log:q}"
+        " --summaries {input.summaries:q} --rows {input.rows:q} --questions {input.questions:q}"
+        " --frames {input.frames:q} --folder {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule sync_mlflow:

@@ -1,0 +1,105 @@
+"""Which jobs a target needs, for the default and for overlays."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.dag.conftest import Workflow
+
+pytestmark = pytest.mark.dag
+
+ONE_CYCLE = {"train_selector": 1, "select_frames": 3, "tune_answerer": 1, "evaluate": 2, "summarise_evaluation": 1}
+DATA = {"make_needle": 3, "build_stand_ins": 3, "cache_frames": 6, "score_frames": 6, "filter_guessable": 1}
+CYCLE_0 = {"select_frames": 2, "evaluate": 2, "summarise_evaluation": 1}
+
+
+def total(*parts: dict[str, int]) -> dict[str, int]:
+    """Add up job counts."""
+    return {rule: sum(part.get(rule, 0) for part in parts) for part in parts for rule in part}
+
+
+def test_default(fresh: Workflow) -> None:
+    """Without a target: every cycle's evaluation and the report."""
+    plan = fresh.plan()
+    assert plan.counts == total(DATA, CYCLE_0, ONE_CYCLE, ONE_CYCLE, {"make_report": 1})
+    assert {"results/cycle0/eval.json", "results/cycle1/eval.json", "results/cycle2/eval.json"} <= plan.outputs
+
+
+def test_last_evaluation_alone(fresh: Workflow) -> None:
+    """The evaluation of cycle 2 needs the tables of the cycles before, but not their summaries nor the report."""
+    plan = fresh.plan("results/cycle2/eval.json")
+    summaries = {path for path in plan.outputs if path.endswith("eval.json")}
+    assert summaries == {"results/cycle2/eval.json"}
+    assert plan.counts["train_selector"] == 2
+    assert "make_report" not in plan.counts
+
+
+def test_cycle_0_trains_nothing(fresh: Workflow) -> None:
+    """Cycle 0 is the untouched pair."""
+    plan = fresh.plan("results/cycle0/eval.json")
+    assert not {"train_selector", "tune_answerer", "filter_guessable"} & set(plan.counts)
+
+
+def test_smoke_has_a_root_of_its_own(fresh: Workflow) -> None:
+    """The same rules as the default, everything below results/smoke."""
+    plan = fresh.plan("--configfile", "presets/smoke.yaml")
+    assert set(plan.counts) == {*DATA, *ONE_CYCLE, "make_report"}
+    assert plan.outputs and all(path.startswith("results/smoke/") for path in plan.outputs)
+
+
+def test_overlays_compose(fresh: Workflow) -> None:
+    """A seed shares the data of whatever it is laid upon."""
+    plan = fresh.plan("--configfile", "presets/smoke.yaml", "presets/seed1.yaml")
+    assert "results/smoke/data/sets/needle/items.jsonl" in plan.outputs
+    assert "results/smoke/seed1/cycle2/eval.json" in plan.outputs
+
+
+def test_paper_scale(fresh: Workflow) -> None:
+    """Hub models need no stand-ins; the jobs stay in the low hundreds."""
+    plan = fresh.plan("--configfile", "presets/paper.yaml")
+    assert "build_stand_ins" not in plan.counts
+    assert plan.counts["cache_frames"] == 3 * 16
+    assert sum(plan.counts.values()) < 200
+    assert all(path.startswith("results/paper/") for path in plan.outputs)
+
+
+def test_local_videos(fresh: Workflow, tmp_path: Path) -> None:
+    """The user's own videos go through the same rules; needle stays available as a benchmark."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"video": "a.mp4"}))
+    local = {"folder": str(tmp_path / "videos"), "questions": str(tmp_path / "questions.jsonl")}
+    overlay = {"dataset": "local", "benchmarks": ["local_validation", "needle"], "local": local}
+    plan = fresh.plan(overlay=overlay)
+    assert plan.counts["import_local"] == 2
+    assert plan.counts["make_needle"] == 1
+    assert plan.counts["train_selector"] == 2
+
+
+def test_validation_set_on_request(fresh: Workflow) -> None:
+    """Any set can be evaluated by asking for its table."""
+    plan = fresh.plan("results/cycle1/evaluate/needle_validation.parquet")
+    assert "results/data/sets/needle_validation/items.jsonl" in plan.outputs
+
+
+def test_slurm_profile_is_found(fresh: Workflow) -> None:
+    """`--profile slurm` works from a fresh checkout."""
+    assert fresh.plan("--profile", "slurm").counts == fresh.plan().counts
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("sed=3", "config: sed = 3: unknown key; did you mean 'seed'?"),
+        ("frames={selected: 33}", "config: frames.selected = 33: more than frames.candidates = 32"),
+        ("selector={training: {group_size: 1}}", "config: selector.training.group_size = 1: "),
+        ("dataset=local", "config: local.folder = None: "),
+    ],
+)
+def test_bad_configuration_is_one_clean_line(fresh: Workflow, option: str, expected: str) -> None:
+    """Before any job, without a traceback, even where a job was asked for in earnest."""
+    done = fresh.run("--config", option)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Building DAG" not in done.stderr
