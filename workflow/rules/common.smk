@@ -26,6 +26,8 @@ def pick(section, *names):
     return {name: part[name] for name in names}
 
 
+# Keys of selector.training that bound memory and time and change no result.
+NO_RESULT = ("save_every", "groups_per_microbatch", "groups_per_rollout", "gradient_checkpointing")
 RUNTIME = {
     "device": config["device"],
     "tracking": config["tracking"]
@@ -37,7 +39,8 @@ RUNTIME = {
     "clip": pick("clip", "batch_size"),
     "answerer": pick("answerer", "batch_size"),
     "evaluation": pick("evaluation", "batch_size"),
-    "training": pick("selector.training", "save_every"),
+    "selector": pick("selector", "batch_size"),
+    "training": pick("selector.training", *NO_RESULT),
 }
 os.environ.update(
     VIARL_RUNTIME=json.dumps(RUNTIME),

@@ -30,15 +30,17 @@ rule evaluate:
         settings=lambda w: settings(
             "evaluate",
             w,
-            frames=frame_settings(),
+            benchmark=w.set,
+            cycle=int(w.c),
+            **pick("frames", "selected"),
             answerer=answerer_settings(),
             evaluation=pick("evaluation", "selectors", "random_seeds"),
         ),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.evaluate"),
     shell:
-        "python -m viarl.stages.evaluate --settings {params.settings:q} --items {input.questions:q} --frames {input.frames:q}"
-        " --clip {input.clip:q} --base {input.base:q} --learned {input.learned:q}"
+        "python -m viarl.stages.evaluate --settings {params.settings:q} --items {input.questions:q}"
+        " --manifests {input.frames:q} --scores {input.clip:q} --base {input.base:q} --learned {input.learned:q}"
         " --answerer-model {params.answerer:q} --output {output.rows:q} 2>&1 | tee {log:q}"
 
 

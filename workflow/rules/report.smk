@@ -17,15 +17,41 @@ rule make_report:
             "<data>/frames/{set}/{shard}.json", set=config["benchmarks"], shard=range(config["frames"]["shards"])
         ),
     output:
-        accuracy=report("<results>/report/accuracy.png", category="Accuracy", labels={"picture": "by cycle"}),
-        tasks=report("<results>/report/tasks.png", category="Accuracy", labels={"picture": "by task"}),
-        table=report("<results>/report/comparison.csv", category="Accuracy", labels={"picture": "table"}),
+        accuracy=report(
+            "<results>/report/accuracy.png",
+            caption="../report/accuracy.rst",
+            category="Accuracy",
+            labels={"picture": "by cycle"},
+        ),
+        tasks=report(
+            "<results>/report/tasks.png",
+            caption="../report/tasks.rst",
+            category="Accuracy",
+            labels={"picture": "by task"},
+        ),
+        table=report(
+            "<results>/report/comparison.csv",
+            caption="../report/comparison.rst",
+            category="Accuracy",
+            labels={"picture": "table"},
+        ),
         text="<results>/report/comparison.md",
-        rewards=report("<results>/report/rewards.png", category="Training", labels={"picture": "rewards"}),
-        timing=report("<results>/report/timing.png", category="Training", labels={"picture": "seconds"}),
+        rewards=report(
+            "<results>/report/rewards.png",
+            caption="../report/rewards.rst",
+            category="Training",
+            labels={"picture": "rewards"},
+        ),
+        timing=report(
+            "<results>/report/timing.png",
+            caption="../report/timing.rst",
+            category="Training",
+            labels={"picture": "seconds"},
+        ),
         filmstrips=report(
             directory("<results>/report/filmstrips"),
             patterns=["{question}.png"],
+            caption="../report/filmstrip.rst",
             category="Filmstrips",
             labels={"picture": "{question}"},
         ),

@@ -35,7 +35,7 @@ rule train_selector:
             cycle=int(w.c),
             frames=frame_settings(),
             selector=selector_settings() | pick("selector", "length_range", "lora"),
-            training=without(config["selector"]["training"], "save_every"),
+            training=without(config["selector"]["training"], *NO_RESULT),
             answerer=answerer_settings(),
             reward=config["reward"],
         ),
@@ -70,12 +70,14 @@ rule select_frames:
             "select_frames",
             w,
             seed=config["seed"],
-            frames=frame_settings(),
+            **pick("frames", "selected", "number_pixels"),
             selector=selector_settings(),
-            temperature=config["evaluation"]["temperature"],
+            **pick("evaluation", "temperature"),
         ),
         selector=model("selector"),
+        features=workflow.pathvars.apply("<data>/features/{set}"),
         code=fingerprint("viarl.stages.select_frames"),
     shell:
         "python -m viarl.stages.select_frames --settings {params.settings:q} --items {input.questions:q}"
-        " --frames {input.frames:q} --selector-model {params.selector:q} --output {output.selected:q} 2>&1 | tee {log:q}"
+        " --manifests {input.frames:q} --selector-model {params.selector:q} --features {params.features:q}"
+        " --output {output.selected:q} 2>&1 | tee {log:q}"

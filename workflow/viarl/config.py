@@ -131,6 +131,11 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Itera
             "question; set it to 2 or more (paper: 8)"
         )
     yield from _warmup("selector.training", training)
+    if training["steps"] % training["updates_per_rollout"]:
+        yield (
+            f"selector.training.updates_per_rollout = {training['updates_per_rollout']}: selector.training.steps = "
+            f"{training['steps']} is no multiple of it; change one of them"
+        )
     if low > high:
         yield f"selector.length_range = [{low}, {high}]: empty; give the shorter length first"
     elif low > selector["max_new_tokens"]:
