@@ -1,0 +1,1 @@
+"""Reinforcement learning of the selector: reward, advantages, shared-prefix log-probabilities, trainer."""
