@@ -52,11 +52,12 @@ ENVIRONMENT = {
 class Tracking:
     """Where a stage records itself, and under which names.
 
-    `record`, `stage`, `wildcards`, `cycle` and `code` belong to the job; the other fields are the same for the whole
-    workflow and arrive through $VIARL_RUNTIME, because they are no part of a job's identity.
+    `stage`, `wildcards`, `cycle` and `code` belong to the job; the other fields are the same for the whole workflow and
+    arrive through $VIARL_RUNTIME, because they are no part of a job's identity.
 
     Args:
-        record: the local record file (JSON lines); None records nothing.
+        record: the local record file (JSON lines), by default `<root>/tracking/<stage>/<wildcards>.jsonl`; without a
+            stage there is no record and nothing is tracked.
         root: results root; the default MLflow store and its artifacts lie below it.
         uri: MLflow tracking URI; None is `sqlite:///<root>/mlflow.db`.
         experiment: name of the MLflow experiment.
@@ -80,6 +81,12 @@ class Tracking:
     tags: dict[str, str] = field(default_factory=dict)
     push_every_s: float = 120.0
     defer_below_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.record is None and self.stage:
+            parts = [f"cycle{value}" if name == "c" else value for name, value in self.wildcards.items()]
+            name = ".".join(parts) or "all"
+            object.__setattr__(self, "record", self.root / "tracking" / self.stage / f"{name}.jsonl")
 
     @property
     def destination(self) -> str:

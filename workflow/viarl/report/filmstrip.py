@@ -1,0 +1,265 @@
+"""Filmstrips: one picture a test question, with what every selector picked and what the answerer made of it.
+
+From top to bottom: the question with its options; all candidate frames with their numbers, evidence framed in green;
+a row of marks for each selector with the answer that its frames led to; the learned selector's frames as the answerer
+saw them, beside the thinking text and the reply.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from viarl.files import atomic_path
+from viarl.items import LETTERS, Item
+from viarl.report.style import BLUE, FAINT, GREEN, GREY, INK, VERMILION, in_order, look
+
+WIDTH, MARGIN = 1500, 24  # pixels
+LABELS, VERDICTS = 150, 210  # width of the columns left and right of the strip
+A_LINE = 32  # candidate frames side by side; more are wrapped
+ROW = 19  # height of a selector's row
+LARGE = 132  # longest side of a frame as the answerer saw it
+EVIDENCE_SHADE = "#dff3ec"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one selector's frames led to; the fields are those of the evaluation's per-question table.
+
+    `evidence_recall` is nan where the evidence is unknown; `failed` is the reason of a failed question, else "".
+    """
+
+    selector: str
+    indices: tuple[int, ...]
+    valid: bool
+    reason: str
+    text: str
+    reply: str
+    letter: str
+    correct: bool
+    evidence_recall: float
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A test question with every selector's pick."""
+
+    benchmark: str
+    item: Item
+    picks: tuple[Pick, ...]
+
+
+def choose(questions: Sequence[Question], count: int) -> list[Question]:
+    """Return `count` questions (fewer where there are fewer): in turn from each benchmark and task, in order of id.
+
+    The choice looks at no result, so that the pictures show what is typical.
+    """
+    groups: dict[tuple[str, str], list[Question]] = {}
+    for question in sorted(questions, key=lambda entry: entry.item.id):
+        groups.setdefault((question.benchmark, question.item.task), []).append(question)
+    rounds = range(max(map(len, groups.values()), default=0))
+    turns = [group[turn] for turn in rounds for _, group in sorted(groups.items()) if turn < len(group)]
+    return turns[:count]
+
+
+def draw_filmstrip(question: Question, frames: Sequence[np.ndarray], times: np.ndarray, path: Path) -> None:
+    """Write the filmstrip of a question as PNG.
+
+    Args:
+        frames: all n candidate frames, each (H, W, 3) uint8.
+        times: (n,) seconds of the candidates.
+    """
+    sheet = _Sheet()
+    _head(sheet, question)
+    _strip(sheet, question, frames, times)
+    _learned(sheet, question, frames)
+    with atomic_path(path) as temporary:
+        sheet.cropped().save(temporary, format="PNG", optimize=True)
+
+
+@lru_cache(maxsize=32)
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+class _Sheet:
+    """A canvas that is filled from top to bottom; `y` is where the next thing goes."""
+
+    def __init__(self) -> None:
+        self.image = Image.new("RGB", (WIDTH, 400), "white")
+        self.draw = ImageDraw.Draw(self.image)
+        self.y = MARGIN
+
+    def reserve(self, height: int) -> None:
+        """Make the canvas high enough for `height` more pixels."""
+        if self.y + height + MARGIN > self.image.height:
+            taller = Image.new("RGB", (WIDTH, self.y + height + MARGIN + 400), "white")
+            taller.paste(self.image)
+            self.image, self.draw = taller, ImageDraw.Draw(taller)
+
+    def text(
+        self, x: int, y: float, text: str, size: int, colour: str = INK, bold: bool = False, anchor: str = "la"
+    ) -> None:
+        self.draw.text((x, y), text, font=_font(size, bold), fill=colour, anchor=anchor)
+
+    def paragraph(
+        self, x: int, width: int, text: str, size: int, colour: str = INK, bold: bool = False, lines: int = 12
+    ) -> None:
+        """Write wrapped text at `y` and move `y` below it; what does not fit into `lines` lines ends in "…"."""
+        wrapped = _wrap(text, _font(size, bold), width)
+        if len(wrapped) > lines:
+            wrapped = [*wrapped[: lines - 1], f"{wrapped[lines - 1]} …"]
+        step = round(size * 1.4)
+        self.reserve(step * len(wrapped))
+        for line in wrapped:
+            self.text(x, self.y, line, size, colour, bold)
+            self.y += step
+
+    def cropped(self) -> Image.Image:
+        """Return the canvas down to what was filled."""
+        return self.image.crop((0, 0, WIDTH, self.y + MARGIN))
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return lines of at most `width` pixels, broken at spaces, within words that are longer than a line."""
+    lines: list[str] = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            wider = f"{line} {word}" if line else word
+            if font.getlength(wider) > width and line:
+                lines.append(line)
+                wider = word
+            while font.getlength(wider) > width:
+                cut = max(1, next(n for n in range(len(wider), 0, -1) if n == 1 or font.getlength(wider[:n]) <= width))
+                lines.append(wider[:cut])
+                wider = wider[cut:]
+            line = wider
+        lines.append(line)
+    return lines
+
+
+def _head(sheet: _Sheet, question: Question) -> None:
+    item = question.item
+    task = f"   ·   task: {item.task}" if item.task else ""
+    sheet.paragraph(
+        MARGIN, WIDTH - 2 * MARGIN, f"{question.benchmark}   ·   {item.id}   ·   video {item.video}{task}", 13, GREY
+    )
+    sheet.paragraph(MARGIN, WIDTH - 2 * MARGIN, item.question, 20, bold=True, lines=4)
+    x, bottom = MARGIN, sheet.y
+    for letter, option in zip(LETTERS, item.options, strict=False):
+        right = letter == item.answer
+        label = f"{letter}. {option}" + ("  ✓" if right else "")
+        wide = min(round(_font(15, right).getlength(label)), WIDTH - 2 * MARGIN)
+        if x > MARGIN and x + wide > WIDTH - MARGIN:
+            x, sheet.y = MARGIN, bottom
+        above = sheet.y
+        sheet.paragraph(x, WIDTH - MARGIN - x, label, 15, GREEN if right else INK, right, lines=2)
+        x, bottom, sheet.y = x + wide + 36, sheet.y, above
+    sheet.y = bottom + 14
+
+
+def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], times: np.ndarray) -> None:
+    evidence = [
+        any(start <= time <= end for start, end in question.item.evidence) for time in np.asarray(times, dtype=float)
+    ]
+    side = (WIDTH - 2 * MARGIN - LABELS - VERDICTS) // A_LINE
+    height = max(8, round((side - 2) * frames[0].shape[0] / frames[0].shape[1]))
+    picks = _ordered(question)
+    left = MARGIN + LABELS
+    for first in range(0, len(frames), A_LINE):
+        shown = range(first, min(first + A_LINE, len(frames)))
+        sheet.reserve(height + 24 + ROW * len(picks) + 20)
+        top = sheet.y
+        below = top + height + 20
+        for column, index in enumerate(shown):
+            x = left + column * side
+            if evidence[index]:
+                sheet.draw.rectangle((x, top - 4, x + side - 1, below + ROW * len(picks)), fill=EVIDENCE_SHADE)
+                sheet.draw.rectangle((x, top - 4, x + side - 1, top + height + 3), fill=GREEN)
+            thumb = Image.fromarray(frames[index]).resize((side - 2, height), Image.Resampling.LANCZOS)
+            sheet.image.paste(thumb, (x + 1, top))
+            sheet.text(x + side // 2, top + height + 5, str(index), 10, GREEN if evidence[index] else INK, anchor="ma")
+        _times(sheet, times, shown, top + height / 2)
+        for row, pick in enumerate(picks):
+            _row(sheet, pick, shown, left, side, below + row * ROW, verdict=first == 0)
+        sheet.y = below + ROW * len(picks) + 18
+
+
+def _times(sheet: _Sheet, times: np.ndarray, shown: range, y: float) -> None:
+    span = f"{times[shown[0]]:.1f} to {times[shown[-1]]:.1f} s"
+    sheet.text(MARGIN, y - 8, "candidates", 13, bold=True, anchor="lm")
+    sheet.text(MARGIN, y + 9, span, 11, GREY, anchor="lm")
+
+
+def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int, verdict: bool) -> None:
+    style = look(pick.selector)
+    middle = top + ROW // 2
+    bold = pick.selector == "learned"
+    sheet.text(MARGIN, middle, style.name, 13, style.colour, bold, anchor="lm")
+    sheet.draw.line((left, middle, left + side * len(shown) - 1, middle), fill=FAINT)
+    for column, index in enumerate(shown):
+        if index in pick.indices:
+            x = left + column * side
+            sheet.draw.rounded_rectangle((x + 3, middle - 6, x + side - 4, middle + 6), 4, fill=style.colour)
+            times = pick.indices.count(index)
+            if times > 1:  # inverse transform sampling can take a frame twice
+                sheet.text(x + side // 2, middle, f"{times}x", 10, "white", True, anchor="mm")
+    if verdict:
+        sign, colour = ("✓", GREEN) if pick.correct else ("✗", VERMILION)
+        answer = "failed" if pick.failed else pick.letter or "no letter"
+        recall = "" if math.isnan(pick.evidence_recall) else f"evidence {100 * pick.evidence_recall:.0f}%"
+        x = WIDTH - MARGIN - VERDICTS + 14
+        sheet.text(x, middle, f"{sign} {answer}", 13, colour, True, anchor="lm")
+        sheet.text(x + 88, middle, recall if pick.valid else "invalid, uniform", 11, GREY, anchor="lm")
+
+
+def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) -> None:
+    learned = next((pick for pick in question.picks if pick.selector == "learned"), None)
+    if learned is None:
+        return
+    sheet.draw.line((MARGIN, sheet.y, WIDTH - MARGIN, sheet.y), fill=FAINT)
+    sheet.y += 12
+    sheet.text(MARGIN, sheet.y, "learned selector: the frames that the answerer saw", 13, BLUE, True)
+    scale = LARGE / max(frames[0].shape[:2])
+    height, width = (round(side * scale) for side in frames[0].shape[:2])
+    across = min(4, max(1, len(learned.indices)))
+    top = sheet.y + 26
+    rows = math.ceil(len(learned.indices) / across)
+    sheet.reserve(26 + rows * (height + 22))
+    for place, index in enumerate(learned.indices):
+        x, y = MARGIN + place % across * (width + 8), top + place // across * (height + 22)
+        resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+        sheet.image.paste(Image.fromarray(frames[index]).resize((width, height), resample), (x, y))
+        sheet.text(x + width // 2, y + height + 3, str(index), 12, anchor="ma")
+    bottom = top + rows * (height + 22)
+    x = MARGIN + across * (width + 8) + 24
+    _words(sheet, question, learned, x, WIDTH - MARGIN - x)
+    sheet.y = max(bottom, sheet.y)
+
+
+def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) -> None:
+    invalid = "" if pick.valid else f" (invalid: {pick.reason}; uniform frames were used)"
+    outcome = f"failed: {pick.failed}" if pick.failed else "right" if pick.correct else "wrong"
+    if not pick.failed and not question.item.answer:
+        outcome = "truth unknown"
+    sheet.paragraph(x, width, f"selector's text{invalid}", 13, GREY, True)
+    sheet.paragraph(x, width, pick.text or "(none)", 14)
+    sheet.y += 8
+    sheet.paragraph(x, width, "answerer's reply", 13, GREY, True)
+    sheet.paragraph(x, width, pick.reply or "(none)", 14, lines=5)
+    letter = f"read as {pick.letter}" if pick.letter else "no letter found"
+    sheet.paragraph(x, width, f"{letter}: {outcome}", 14, GREEN if pick.correct else VERMILION, True, lines=3)
+
+
+def _ordered(question: Question) -> list[Pick]:
+    rank = {name: place for place, name in enumerate(in_order(pick.selector for pick in question.picks))}
+    return sorted(question.picks, key=lambda pick: rank[pick.selector])

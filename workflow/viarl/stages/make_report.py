@@ -1,0 +1,89 @@
+"""Draw the report's pictures and write the comparison table; `snakemake --report` collects them into one page."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viarl import tracking
+from viarl.evaluate.rows import read_rows
+from viarl.items import read_items
+from viarl.report.comparison import write_csv, write_markdown
+from viarl.report.curves import draw_rewards, draw_timing
+from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
+from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the stage.
+
+    Args:
+        summaries: eval.json of every cycle.
+        rows: the last cycle's per-question tables, and `questions` the items of the same benchmarks, in one order.
+        frames: manifests of the benchmarks' frame caches.
+        benchmarks: names of the benchmarks, in that order.
+        filmstrips: how many questions are drawn.
+        folder: where accuracy.png, rewards.png, tasks.png, timing.png, comparison.csv, comparison.md and the folder
+            filmstrips go.
+    """
+
+    summaries: tuple[Path, ...]
+    rows: tuple[Path, ...]
+    questions: tuple[Path, ...]
+    frames: tuple[Path, ...]
+    folder: Path
+    benchmarks: tuple[str, ...]
+    filmstrips: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def questions(settings: Settings) -> list[Question]:
+    """Return every test question with its picks; ValueError names a table whose questions are not in its items."""
+    found = []
+    for name, table, listed in zip(settings.benchmarks, settings.rows, settings.questions, strict=True):
+        items = {item.id: item for item in read_items(listed)}
+        rows = read_rows([table])
+        first = rows[rows["draw"] == 0]  # of a random selector, one draw stands for all
+        for item, group in first.groupby("item", sort=True):
+            if item not in items:
+                raise ValueError(f"{table}: question {item!r} is not in {listed}; make the table again with its rule")
+            found.append(Question(name, items[item], tuple(map(_pick, group.to_dict("records")))))
+    return found
+
+
+def _pick(row: dict[str, Any]) -> Pick:
+    indices = tuple(int(index) for index in row["indices"])
+    names = ("selector", "valid", "reason", "text", "reply", "letter", "correct", "evidence_recall", "failed")
+    return Pick(indices=indices, **{name: row[name] for name in names})
+
+
+def main(settings: Settings) -> None:
+    """Write all pictures and tables."""
+    with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}) as recorded:
+        summaries = read_summaries(settings.summaries)
+        records = [tracking.read_record(path) for path in tracking.records(settings.tracking.root)]
+        draw_accuracy(summaries, settings.folder / "accuracy.png")
+        draw_tasks(summaries, settings.folder / "tasks.png")
+        draw_rewards(records, settings.folder / "rewards.png")
+        draw_timing(records, settings.folder / "timing.png")
+        write_csv(summaries, settings.folder / "comparison.csv")
+        write_markdown(summaries, settings.folder / "comparison.md")
+        cache = FrameCache(settings.frames)
+        usable = [question for question in questions(settings) if question.item.video in cache]
+        for place, question in enumerate(choose(usable, settings.filmstrips)):
+            video = question.item.video
+            frames = cache.answerer_frames(video, range(cache.count(video)))
+            draw_filmstrip(question, frames, cache.times(video), settings.folder / "filmstrips" / f"{place:02}.png")
+        for path in sorted(settings.folder.glob("*.*")):
+            recorded.log_artifact(path)
+        for path in sorted((settings.folder / "filmstrips").glob("*.png")):
+            recorded.log_artifact(path, folder="filmstrips")
+    print(f"The pictures are in {settings.folder}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(Settings, main)
