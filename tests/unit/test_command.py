@@ -33,6 +33,12 @@ def test_settings_paths_and_runtime_are_merged(monkeypatch: pytest.MonkeyPatch) 
     assert settings == Settings(Path("a"), (Path("b"), Path("c")), Training(3, 1.0), "x", "cuda")
 
 
+def test_runtime_reaches_into_nested_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps({"training": {"rate": 2, "steps": 9, "other": 1}}))
+    settings = parse(Settings, [*ARGUMENTS, "--settings", '{"training": {"steps": 3}}'])
+    assert settings.training == Training(3, 2.0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

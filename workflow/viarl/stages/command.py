@@ -2,7 +2,8 @@
 
 `python -m viarl.stages.x --settings '{"steps": 60}' --items a.jsonl --output b.json` builds the stage's frozen
 dataclass. Fields typed `Path` or `tuple[Path, ...]` are options; the rest come from `--settings`, which is part of a
-job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking.
+job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking. The latter may
+hold more than a stage has fields for.
 """
 
 import argparse
@@ -55,6 +56,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def _fill(kind: Any, given: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
+    """Add to the given values those runtime values that the dataclass has and that are not given, in depth."""
+    hints = typing.get_type_hints(kind)
+    filled = dict(given)
+    for name, entry in runtime.items():
+        inner = hints.get(name)
+        if dataclasses.is_dataclass(inner) and isinstance(entry, dict) and isinstance(given.get(name, {}), dict):
+            filled[name] = _fill(inner, given.get(name, {}), entry)
+        elif inner is not None:
+            filled.setdefault(name, entry)
+    return filled
+
+
 def parse(settings_class: type[T], arguments: list[str]) -> T:
     """Build `settings_class` from a command line; ValueError names what is missing, unknown or of the wrong type."""
     hints = typing.get_type_hints(settings_class)
@@ -70,10 +84,7 @@ def parse(settings_class: type[T], arguments: list[str]) -> T:
         runtime: dict[str, Any] = json.loads(os.environ.get(RUNTIME_VARIABLE, "{}"))
     except json.JSONDecodeError as error:
         raise ValueError(f"--settings and ${RUNTIME_VARIABLE} must be JSON objects ({error})") from error
-    for name, entry in runtime.items():
-        if name in hints:
-            merged = {**entry, **values.get(name, {})} if isinstance(entry, dict) else values.get(name, entry)
-            values[name] = merged
+    values = _fill(settings_class, values, runtime)
     for name, path in options.items():
         if path is not None:
             values[name] = path
