@@ -1,0 +1,201 @@
+"""Supervised tuning of the answerer with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
+
+Changed: batches come whole from `viarl.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed training
+sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's weights
+are restored exactly (see `restore_weights`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from trl import SFTConfig, SFTTrainer
+
+from viarl.adapters import lora_config
+from viarl.checkpoints import restore_weights
+from viarl.progress import Progress
+from viarl.rl.config import SCHEDULES, Lora
+from viarl.sft.dataset import TARGETS, Collator, schedule
+from viarl.tracking import Run
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Hyperparameters of the tuning (keys of the configuration's `answerer.tuning`).
+
+    `micro_batch_size` questions are in one forward pass of one process (0: the whole batch); it and
+    `gradient_checkpointing` save memory and change a result by rounding only.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 20.0
+    train_vision: bool = False
+    target: str = "letter"
+    micro_batch_size: int = 0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"answerer.tuning.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
+        if self.target not in TARGETS:
+            raise ValueError(f"answerer.tuning.target {self.target!r} must be one of {list(TARGETS)}")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"answerer.tuning.{name} {getattr(self, name)} must be at least 1")
+
+    def micro_batches(self, processes: int) -> tuple[int, int]:
+        """Return (questions in a forward pass, passes in a step) of each of some processes; ValueError if uneven."""
+        size = self.micro_batch_size or self.batch_size // processes
+        if size < 1 or self.batch_size % (size * processes):
+            raise ValueError(
+                f"answerer.tuning.batch_size {self.batch_size} is no multiple of {processes} processes x "
+                f"micro_batch_size {size}; change one of them"
+            )
+        return size, self.batch_size // (size * processes)
+
+
+def arguments(
+    tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: torch.device, save_every: int
+) -> SFTConfig:
+    """Return TRL's settings for a tuning whose checkpoints lie in `folder`."""
+    config = SFTConfig(
+        output_dir=str(folder),
+        max_steps=tuning.steps,
+        learning_rate=tuning.learning_rate,
+        lr_scheduler_type=SCHEDULES[tuning.schedule],
+        warmup_steps=tuning.warmup_steps,
+        weight_decay=tuning.weight_decay,
+        max_grad_norm=tuning.max_grad_norm,
+        optim="adamw_torch",
+        seed=seed,
+        bf16=dtype == "bfloat16",
+        fp16=False,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=tuning.gradient_checkpointing,
+        train_sampling_strategy="sequential",  # the order is the data set's own
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        dataloader_pin_memory=device.type == "cuda",
+        save_strategy="steps",
+        save_steps=save_every,
+        save_total_limit=None,  # viarl.checkpoints removes old ones, after the new one is complete
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    size, accumulation = tuning.micro_batches(config.world_size)
+    config.per_device_train_batch_size, config.gradient_accumulation_steps = size, accumulation
+    return config
+
+
+class AnswererTrainer(SFTTrainer):
+    """TRL's SFTTrainer on the batches of a `Collator`.
+
+    Args:
+        model: the answerer; the vision tower is frozen here unless `tuning.train_vision`.
+        processor: its processor.
+        collator: of the training examples.
+        tuning: hyperparameters.
+        lora: adapters in place of full tuning.
+        args: see `arguments`.
+        callbacks: of the Trainer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        collator: Collator,
+        tuning: Tuning,
+        lora: Lora,
+        args: SFTConfig,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        model.requires_grad_(True)
+        model.model.visual.requires_grad_(tuning.train_vision)
+        rows = schedule(len(collator.examples), tuning.steps, tuning.batch_size, args.seed)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=Dataset.from_dict({"row": rows}),
+            processing_class=processor,
+            callbacks=list(callbacks),
+            peft_config=lora_config(lora, tuning.train_vision) if lora.enabled else None,
+        )
+        self._lora = lora.enabled
+        # TRL announces these callbacks' own progress bars and prints every log line; `ReportSteps` speaks instead
+        for talker in [one for one in self.callback_handler.callbacks if type(one).__name__ == "PrinterCallback"]:
+            self.remove_callback(talker)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Hand the frozen tower's features to the forward, then let TRL compute the loss."""
+        if "video_features" in inputs:
+            video = BaseModelOutputWithPooling(pooler_output=inputs.pop("video_features"))
+            inputs["mm_encoder_outputs"] = {"video": video}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._lora:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            restore_weights(model or self.model, Path(resume_from_checkpoint))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no card: the checkpoint folder is a working folder."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
+
+
+class ReportSteps(TrainerCallback):
+    """Logs each step's metrics to the tracking and to the progress line; a loss that is no number ends the training."""
+
+    def __init__(self, run: Run, what: str) -> None:
+        self.run, self.what = run, what
+        self._progress: Progress | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Begin to count, after a resumption with what is left."""
+        self._progress = Progress(self.what, state.max_steps - state.global_step)
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> TrainerControl:
+        """Log one step."""
+        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+            return control
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of step {state.global_step} is {loss}: lower the learning rate ({args.learning_rate}) or "
+                "use dtype float32"
+            )
+        names = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
+        self.run.log_metrics({f"tuning/{name}": float(logs[name]) for name in names if name in logs}, state.global_step)
+        if self._progress:
+            self._progress.advance(note=f"loss {loss:.4f}")
+        return control
