@@ -1,4 +1,4 @@
-"""An untrained answerer of a few thousand weights, and a frame cache that lives in memory and counts what is decoded."""
+"""An untrained answerer of a few thousand weights, and a frame cache in memory that notes what is decoded."""
 
 from collections.abc import Sequence
 from functools import lru_cache

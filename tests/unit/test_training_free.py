@@ -98,7 +98,7 @@ def test_every_selector_keeps_to_the_budget(function, count: int, selected: int)
     for scores in (np.random.default_rng(count).random(count), np.zeros(count), np.full(count, 0.3)):
         picks = function(scores, selected)
         assert picks == sorted(set(picks)) and len(picks) == min(selected, count)
-        assert 0 <= picks[0] and picks[-1] < count
+        assert picks[0] >= 0 and picks[-1] < count
 
 
 @pytest.mark.parametrize("function", [bolt, aks])

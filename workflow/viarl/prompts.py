@@ -30,7 +30,7 @@ ANSWERER_INSTRUCTION = {
     "short": "Answer.",
 }
 
-_FORMAT = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<index>(?P<list>[^<>]*)</index>\s*", re.DOTALL)
+_FORMAT = re.compile(r"\s*<think>(?P<think>(?:(?!</think>).)*)</think>\s*<index>(?P<list>[^<>]*)</index>\s*", re.DOTALL)
 _LIST = re.compile(r"\[\s*\d+\s*(?:,\s*\d+\s*)*\]")
 
 
@@ -111,7 +111,7 @@ def extract_letter(reply: str, options: Sequence[str]) -> str:
     text = reply.strip()
     patterns = (
         rf"answer\s*(?:is|:)?\s*(?:option\s*)?[:\s]*\(?([{letters}])\)?(?![A-Za-z'])(?!\s[a-z])",
-        rf"^\(?([{letters}])(?:[).:,]|$)",
+        rf"^\(?([{letters}])(?:[).:]|,(?!\s*(?:and |or )?[{letters}]\b)|$)",
     )
     for flags, pattern in zip((re.IGNORECASE, 0), patterns, strict=True):
         if found := re.findall(pattern, text, flags):
@@ -119,9 +119,16 @@ def extract_letter(reply: str, options: Sequence[str]) -> str:
     alone = re.findall(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", re.sub(r"\bA(?=\s(?!or\b|and\b)[a-z])", "", text))
     if len(set(alone)) == 1:
         return str(alone[0])
-    named = [
+    texts = {letter: option.rstrip(".") for letter, option in zip(letters, options, strict=True) if option}
+    named = {
+        letter: option
+        for letter, option in texts.items()
+        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE)
+    }
+    # an option inside another that occurs ("cars" in "red cars") is not meant itself
+    meant = [
         letter
-        for letter, option in zip(letters, options, strict=True)
-        if option and re.search(rf"(?<!\w){re.escape(option.rstrip('.'))}(?!\w)", text, re.IGNORECASE)
+        for letter, option in named.items()
+        if not any(len(other) > len(option) and option.lower() in other.lower() for other in named.values())
     ]
-    return named[0] if not alone and len(named) == 1 else ""
+    return meant[0] if not alone and len(meant) == 1 else ""

@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("draw", pa.int64()),  # number of the draw of a random selector, else 0
         ("indices", pa.list_(pa.int64())),  # candidate frames shown to the answerer
         ("valid", pa.bool_()),  # whether the selector's own output was used
-        ("reason", pa.string()),  # why not; or how an oracle without evidence was made
+        ("reason", pa.string()),  # why not; details of a failure; how an oracle without evidence was made
         ("text", pa.string()),  # the learned selector's output
         ("reply", pa.string()),  # the answerer's text
         ("letter", pa.string()),  # the option read from it

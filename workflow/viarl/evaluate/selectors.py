@@ -5,24 +5,21 @@ To add a selector: a function in viarl.selection, and an entry in `TRAINING_FREE
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from viarl.answer.answerer import Answerer, Reply, Request
 from viarl.evaluate.statistics import evidence_recall
 from viarl.filtering import rotated
 from viarl.items import LETTERS, Item
 from viarl.progress import Progress
+from viarl.selection.picks import GREEDY, SAMPLED, Pick
 from viarl.selection.training_free import aks, bolt, clip_topk, item_generator, oracle, qframe, random
 from viarl.selection.uniform import uniform
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
-
-Picks = Mapping[tuple[str, str], Mapping[str, Any]]  # (item id, "greedy" | "sampled") -> row of select_frames
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,11 @@ TRAINING_FREE: dict[str, Callable[[View], list[int]]] = {
     "oracle": lambda view: oracle(view.times, view.item.evidence, view.selected),
 }
 DRAWN = ("random", "qframe")  # averaged over several draws
-LEARNED = {
-    "base": ("base", "greedy"),
-    "base_sampled": ("base", "sampled"),
-    "learned": ("learned", "greedy"),
-    "learned_sampled": ("learned", "sampled"),
+LEARNED = {  # whose picks, and which way of decoding
+    "base": ("base", GREEDY),
+    "base_sampled": ("base", SAMPLED),
+    "learned": ("learned", GREEDY),
+    "learned_sampled": ("learned", SAMPLED),
 }
 BLIND = "blind"  # joins the oracle where evidence is unknown, see `choose`
 
@@ -84,16 +81,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where selectors look: frames, similarities by item id, and the picks of the base and the learned selector."""
+    """Where selectors look: frames, similarities by item id, and picks {(whose, decode): {item id: pick}}."""
 
     cache: "FrameCache"
     scores: Mapping[str, np.ndarray]
-    picks: Mapping[str, Picks] = field(default_factory=dict)  # "base", "learned"
-
-
-def read_picks(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Read a parquet of select_frames into {(item id, decode): row}."""
-    return {(row["item"], row["decode"]): row for row in pq.ParquetFile(path).read().to_pylist()}
+    picks: Mapping[tuple[str, str], Mapping[str, Pick]] = field(default_factory=dict)
 
 
 def choose(
@@ -119,7 +111,8 @@ def choose(
 
 def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int) -> list[Choice]:
     if item.video not in sources.cache:
-        return [Choice(item, name, valid=False, failed="unreadable video")]
+        reason = sources.cache.bad.get(item.video, "is not in the frame cache")
+        return [Choice(item, name, valid=False, reason=reason, failed="unreadable video")]
     if name in LEARNED:
         return [_learned(item, sources, name)]
     if name == BLIND:
@@ -140,12 +133,12 @@ def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int)
 
 
 def _learned(item: Item, sources: Sources, name: str) -> Choice:
-    whose, decode = LEARNED[name]
-    row = sources.picks.get(whose, {}).get((item.id, decode))
-    if row is None:
+    pick = sources.picks.get(LEARNED[name], {}).get(item.id)
+    if pick is None:
         return Choice(item, name, valid=False, failed="no selection")
-    indices = tuple(int(index) for index in row["indices"])
-    return Choice(item, name, indices, valid=bool(row["valid"]), reason=row["reason"], text=row["text"])
+    if pick.failed:
+        return Choice(item, name, valid=False, reason=pick.failed, failed="selection failed")
+    return Choice(item, name, pick.indices, valid=pick.valid, reason=pick.reason, text=pick.text)
 
 
 def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **labels: Any) -> list[dict[str, Any]]:

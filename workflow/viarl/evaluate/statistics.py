@@ -67,7 +67,7 @@ def paired_difference(
 
 
 def evidence_recall(times: Sequence[float], evidence: Sequence[tuple[float, float]]) -> float:
-    """Return the share of evidence intervals, ends included, that hold a selected frame's time; NaN without evidence."""
+    """Return the share of evidence intervals, ends included, that hold a selected time; NaN without evidence."""
     if not evidence:
         return float("nan")
     return sum(any(start <= time <= end for time in times) for start, end in evidence) / len(evidence)

@@ -7,8 +7,9 @@ from viarl import tracking
 from viarl.answer.answerer import AnswererSettings, load_answerer
 from viarl.clip.scores import read_scores
 from viarl.evaluate.rows import write_rows
-from viarl.evaluate.selectors import Sources, choose, evaluate, read_picks
+from viarl.evaluate.selectors import LEARNED, Sources, choose, evaluate
 from viarl.items import read_items
+from viarl.selection.picks import read_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
@@ -50,7 +51,8 @@ def main(settings: Settings) -> None:
     """Choose with every selector, ask the answerer, write the rows."""
     items = read_items(settings.items)
     cache = FrameCache(settings.manifests)
-    picks = {"base": read_picks(settings.base), "learned": read_picks(settings.learned)}
+    tables = {"base": settings.base, "learned": settings.learned}
+    picks = {(whose, decode): read_picks(tables[whose], decode) for whose, decode in LEARNED.values()}
     sources = Sources(cache, read_scores(settings.scores), picks)
     how = settings.evaluation
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
