@@ -82,11 +82,12 @@ def record(stage: str, cycle: int | None, start: float, seconds: float) -> Recor
         steps = np.arange(1, 81)
         learned = (1 - np.exp(-steps / 25)) * 0.5 + (0.35 if cycle == 2 else 0)
         curves = {
-            "reward": 1.5 + 2 * learned, "reward/format": 0.9 + 0.1 * learned, "reward/index": 0.8 + 0.2 * learned,
-            "reward/answer": 0.3 + 0.6 * learned, "reward/length": 0.95 + 0 * learned,
+            "reward/total": 1.5 + 2 * learned, "reward/format": 0.9 + 0.1 * learned,
+            "reward/index": 0.8 + 0.2 * learned, "reward/answer": 0.3 + 0.6 * learned, "reward/length": 0.95 + 0 * learned,
             "valid_rate": 0.8 + 0.2 * learned,
             "kl": 0.08 * learned, "entropy": 1.2 - 0.8 * learned, "clip_fraction": 0.02 + 0.02 * learned,
-            "completion_length": 21 - learned,
+            "answer_accuracy": 0.3 + 0.6 * learned, "evidence_recall": 0.3 + 0.6 * learned,
+            "completion_tokens": 21 - learned,
         }  # fmt: skip
         for key, values in curves.items():
             noisy = values * (1 + 0.05 * rng.normal(size=80))
@@ -309,7 +310,7 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
         tracking=Tracking(root=tmp_path, stage="make_report", defer_below_s=1e9),
     )
     with tracking.start(Tracking(root=tmp_path, stage="train_selector", cycle=1, defer_below_s=1e9)) as run:
-        run.log_metrics({"reward": 1.0}, step=1)
+        run.log_metrics({"reward/total": 1.0}, step=1)
     make_report.main(settings)
     names = {str(path.relative_to(settings.folder)) for path in settings.folder.rglob("*.*")}
     pictures = {"accuracy.png", "tasks.png", "rewards.png", "timing.png", "filmstrips/00.png", "filmstrips/01.png"}

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 # (metric of train_selector, title, unit)
 PANELS = (
-    ("reward", "total reward", "reward, mean"),
+    ("reward/total", "total reward", "reward, mean"),
+    ("reward/answer", "answer part", "reward, mean"),
     ("reward/format", "format part", "reward, mean"),
     ("reward/index", "index part", "reward, mean"),
-    ("reward/answer", "answer part", "reward, mean"),
     ("reward/length", "length part", "reward, mean"),
     ("valid_rate", "valid selections", "share of completions"),
+    ("answer_accuracy", "answerer is right", "share of completions"),
+    ("evidence_recall", "evidence hit", "share of evidence"),
     ("kl", "KL to the reference", "nats a token"),
     ("entropy", "entropy", "nats a token"),
     ("clip_fraction", "clipped ratios", "share of tokens"),
-    ("completion_length", "completion length", "tokens"),
+    ("completion_tokens", "completion length", "tokens"),
 )
 PHASE = "seconds/"  # prefix of the metrics that hold the seconds of a step's phases
 _CYCLES = (SKY, BLUE, PURPLE, VERMILION, ORANGE, GREEN, BLACK)
@@ -49,9 +51,9 @@ def draw_rewards(records: Sequence[Record], path: Path) -> None:
     if not panels:
         _nothing(path, "No selector was trained: there are no reward curves.")
         return
-    across = min(5, len(panels))
+    across = min(4, len(panels))
     down = -(-len(panels) // across)
-    made = figure(2.9 * across, 2.5 * down + 0.5)
+    made = figure(3.3 * across, 2.4 * down + 0.5)
     grid = made.subplots(down, across, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(panels):
