@@ -83,7 +83,8 @@ def record(stage: str, cycle: int | None, start: float, seconds: float) -> Recor
         learned = (1 - np.exp(-steps / 25)) * 0.5 + (0.35 if cycle == 2 else 0)
         curves = {
             "reward/total": 1.5 + 2 * learned, "reward/format": 0.9 + 0.1 * learned,
-            "reward/index": 0.8 + 0.2 * learned, "reward/answer": 0.3 + 0.6 * learned, "reward/length": 0.95 + 0 * learned,
+            "reward/index": 0.8 + 0.2 * learned, "reward/answer": 0.3 + 0.6 * learned,
+            "reward/length": 0.95 + 0 * learned,
             "valid_rate": 0.8 + 0.2 * learned,
             "kl": 0.08 * learned, "entropy": 1.2 - 0.8 * learned, "clip_fraction": 0.02 + 0.02 * learned,
             "answer_accuracy": 0.3 + 0.6 * learned, "evidence_recall": 0.3 + 0.6 * learned,
