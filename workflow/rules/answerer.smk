@@ -27,17 +27,10 @@ rule tune_answerer:
         mem_mb=4000,
         runtime=2880,
     params:
-        settings=lambda w: settings(
-            "tune_answerer",
-            w,
-            seed=config["seed"],
-            cycle=int(w.c),
-            frames=frame_settings(),
-            answerer=answerer_settings() | pick("answerer", "lora", "tuning"),
-        ),
+        settings=settings("tune_answerer", SEED, TUNING),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.tune_answerer"),
     shell:
         "python -m viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
-        " --frames {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
+        " --manifests {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
         " --output {output.model:q} 2>&1 | tee {log:q}"

@@ -18,16 +18,23 @@ def fingerprint(module):
     return _fingerprint.fingerprint(module) if _fingerprint.source_file(module) else "missing"
 
 
+def only(mapping, names):
+    """A mapping's entries of these names."""
+    return {name: value for name, value in mapping.items() if name in names}
+
+
+def without(mapping, names):
+    """A mapping's entries but those of these names."""
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
 def pick(section, *names):
-    """The named keys of a section of the configuration ("selector.training" goes into depth)."""
-    part = config
-    for name in section.split("."):
-        part = part[name]
-    return {name: part[name] for name in names}
+    """The named keys of a section of the configuration."""
+    return {name: config[section][name] for name in names}
 
 
-# Keys of selector.training that bound memory and time and change no result.
-NO_RESULT = ("save_every", "groups_per_microbatch", "groups_per_rollout", "gradient_checkpointing")
+# Keys that bound memory and time, and change no result.
+NO_RESULT = ["save_every", "groups_per_microbatch", "groups_per_rollout", "micro_batch_size", "gradient_checkpointing"]
 RUNTIME = {
     "device": config["device"],
     "tracking": config["tracking"]
@@ -37,10 +44,11 @@ RUNTIME = {
         "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
     },
     "clip": pick("clip", "batch_size"),
-    "answerer": pick("answerer", "batch_size"),
-    "evaluation": pick("evaluation", "batch_size"),
     "selector": pick("selector", "batch_size"),
-    "training": pick("selector.training", *NO_RESULT),
+    "training": only(config["selector"]["training"], NO_RESULT),
+    "answerer": pick("answerer", "batch_size") | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
+    "save_every": config["answerer"]["tuning"]["save_every"],
+    "evaluation": pick("evaluation", "batch_size"),
 }
 os.environ.update(
     VIARL_RUNTIME=json.dumps(RUNTIME),
@@ -53,36 +61,57 @@ os.environ.update(
 TRAINING_SET = f"{config['dataset']}_train"
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 
+# Settings that several rules, or long ones, are made of. How a model is asked says nothing of how it is trained.
+ASK = ("prompt", "max_new_tokens", "dtype", "attention")
+SEED = {"seed": config["seed"]}
+FRAMES = pick("frames", "selected", "number_pixels")
+SELECTOR = {"selector": pick("selector", *ASK)}
+ANSWERER = {"answerer": pick("answerer", *ASK)}
+TRAINING = {
+    "selector": pick("selector", *ASK, "length_range", "lora"),
+    "training": without(config["selector"]["training"], NO_RESULT),
+    "reward": config["reward"],
+}
+TUNING = {
+    "answerer": pick("answerer", *ASK, "lora") | {"tuning": without(config["answerer"]["tuning"], NO_RESULT)},
+}
+STAND_INS = {
+    "stand_ins": config["stand_ins"],
+    "frames": without(config["frames"], ["reader", "timeout_s", "max_bad_share", "shards"]),
+    "selector": pick("selector", "prompt"),
+    "answerer": pick("answerer", "prompt"),
+}
+EVALUATION = {"evaluation": pick("evaluation", "selectors", "random_seeds")}
+BENCHMARKS = {"benchmarks": config["benchmarks"]}
 
-def without(mapping, *names):
-    """A copy of a mapping without some keys: those that do not change a result."""
-    return {key: value for key, value in mapping.items() if key not in names}
+
+def cycle(w):
+    """The cycle of a job, as a setting."""
+    return {"cycle": int(w.c)}
 
 
-def settings(stage, wildcards, **values):
-    """The JSON text of a job's settings, keys sorted so that equal settings are equal text.
+def needle_set(w):
+    """The settings of one set of needle videos."""
+    split = SPLITS[w.set]
+    return {"set": w.set, "split": split, "count": config["needle"]["videos"][split]}
 
-    It includes the job's name for the tracking; the record itself lies in <results>/tracking/.
+
+def settings(stage, *parts):
+    """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
+
+    `parts` are mappings, or functions of the wildcards that return one. The job's name for the tracking is added.
     """
-    cycle = {"cycle": int(wildcards.c)} if "c" in wildcards.keys() else {}
     code = fingerprint(f"viarl.stages.{stage}")
-    tracking = {"stage": stage, "wildcards": dict(wildcards.items()), "code": code} | cycle
-    return json.dumps(values | {"tracking": tracking}, sort_keys=True)
 
+    def text(w):
+        values = {"tracking": {"stage": stage, "wildcards": dict(w.items()), "code": code}}
+        if "c" in w.keys():
+            values["tracking"] |= cycle(w)
+        for part in parts:
+            values |= part(w) if callable(part) else part
+        return json.dumps(values, sort_keys=True)
 
-def frame_settings():
-    """What a prompt needs to know of the frames."""
-    return pick("frames", "candidates", "selected", "number_pixels")
-
-
-def answerer_settings():
-    """How the answerer is asked; its tuning is not part of it."""
-    return pick("answerer", "prompt", "max_new_tokens", "dtype", "attention")
-
-
-def selector_settings():
-    """How the selector is asked; its training is not part of it."""
-    return pick("selector", "prompt", "max_new_tokens", "dtype", "attention")
+    return text
 
 
 def model_file(role):

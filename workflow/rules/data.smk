@@ -23,14 +23,7 @@ rule make_needle:
         mem_mb=1500,
         runtime=60,
     params:
-        settings=lambda w: settings(
-            "make_needle",
-            w,
-            set=w.set,
-            split=SPLITS[w.set],
-            count=config["needle"]["videos"][SPLITS[w.set]],
-            **pick("needle", "seed", "questions_per_video"),
-        ),
+        settings=settings("make_needle", pick("needle", "seed", "questions_per_video"), needle_set),
         code=fingerprint("viarl.stages.make_needle"),
     shell:
         "python -m viarl.stages.make_needle --settings {params.settings:q}"
@@ -57,7 +50,7 @@ rule import_local:
         mem_mb=1500,
         runtime=60,
     params:
-        settings=lambda w: settings("import_local", w, set=w.set, **pick("local", "validation_share")),
+        settings=settings("import_local", pick("local", "validation_share"), lambda w: {"set": w.set}),
         code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
@@ -78,23 +71,7 @@ rule build_stand_ins:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lambda w: settings(
-            "build_stand_ins",
-            w,
-            role=w.role,
-            stand_ins=config["stand_ins"],
-            frames=pick(
-                "frames",
-                "candidates",
-                "selected",
-                "selector_pixels",
-                "answerer_pixels",
-                "number_pixels",
-                "jpeg_quality",
-            ),
-            selector=pick("selector", "prompt"),
-            answerer=pick("answerer", "prompt"),
-        ),
+        settings=settings("build_stand_ins", STAND_INS, lambda w: {"role": w.role}),
         code=fingerprint("viarl.stages.build_stand_ins"),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"

@@ -27,14 +27,8 @@ rule evaluate:
         mem_mb=3000,
         runtime=720,
     params:
-        settings=lambda w: settings(
-            "evaluate",
-            w,
-            benchmark=w.set,
-            cycle=int(w.c),
-            **pick("frames", "selected"),
-            answerer=answerer_settings(),
-            evaluation=pick("evaluation", "selectors", "random_seeds"),
+        settings=settings(
+            "evaluate", pick("frames", "selected"), ANSWERER, EVALUATION, cycle, lambda w: {"benchmark": w.set}
         ),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.evaluate"),
@@ -62,13 +56,7 @@ rule summarise_evaluation:
         mem_mb=1500,
         runtime=30,
     params:
-        settings=lambda w: settings(
-            "summarise_evaluation",
-            w,
-            cycle=int(w.c),
-            benchmarks=config["benchmarks"],
-            bootstrap=config["evaluation"]["bootstrap"],
-        ),
+        settings=settings("summarise_evaluation", BENCHMARKS, pick("evaluation", "bootstrap"), cycle),
         code=fingerprint("viarl.stages.summarise_evaluation"),
     shell:
         "python -m viarl.stages.summarise_evaluation --settings {params.settings:q}"

@@ -26,14 +26,7 @@ rule filter_guessable:
         mem_mb=3000,
         runtime=480,
     params:
-        settings=lambda w: settings(
-            "filter_guessable",
-            w,
-            seed=config["seed"],
-            filter=config["filter"],
-            **pick("frames", "selected"),
-            answerer=answerer_settings(),
-        ),
+        settings=settings("filter_guessable", SEED, pick("frames", "selected"), {"filter": config["filter"]}, ANSWERER),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.filter_guessable"),
     shell:

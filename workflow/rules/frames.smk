@@ -23,8 +23,10 @@ rule cache_frames:
         mem_mb=2000,
         runtime=720,
     params:
-        settings=lambda w: settings(
-            "cache_frames", w, shard=int(w.shard), **without(config["frames"], "selected", "number_pixels")
+        settings=settings(
+            "cache_frames",
+            without(config["frames"], ["selected", "number_pixels"]),
+            lambda w: {"shard": int(w.shard)},
         ),
         code=fingerprint("viarl.stages.cache_frames"),
     shell:
@@ -50,7 +52,7 @@ rule score_frames:
         mem_mb=3000,
         runtime=240,
     params:
-        settings=lambda w: settings("score_frames", w, clip=pick("clip", "pretrained")),
+        settings=settings("score_frames", {"clip": pick("clip", "pretrained")}),
         model=model("clip"),
         code=fingerprint("viarl.stages.score_frames"),
     shell:

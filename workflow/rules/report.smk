@@ -65,7 +65,7 @@ rule make_report:
         mem_mb=1500,
         runtime=30,
     params:
-        settings=lambda w: settings("make_report", w, **pick("report", "filmstrips"), benchmarks=config["benchmarks"]),
+        settings=settings("make_report", pick("report", "filmstrips"), BENCHMARKS),
         folder=lambda w, output: os.path.dirname(output.accuracy),
         code=fingerprint("viarl.stages.make_report"),
     shell:

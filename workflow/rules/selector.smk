@@ -28,24 +28,15 @@ rule train_selector:
         mem_mb=6000,
         runtime=4320,
     params:
-        settings=lambda w: settings(
-            "train_selector",
-            w,
-            seed=config["seed"],
-            cycle=int(w.c),
-            frames=frame_settings(),
-            selector=selector_settings() | pick("selector", "length_range", "lora"),
-            training=without(config["selector"]["training"], *NO_RESULT),
-            answerer=answerer_settings(),
-            reward=config["reward"],
-        ),
+        settings=settings("train_selector", SEED, FRAMES, TRAINING, ANSWERER, cycle),
         selector=model("selector"),
         answerer=model("answerer"),
+        features=workflow.pathvars.apply(f"<data>/features/{TRAINING_SET}"),
         code=fingerprint("viarl.stages.train_selector"),
     shell:
         "python -m viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
-        " --frames {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
-        " --output {output.model:q} 2>&1 | tee {log:q}"
+        " --manifests {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
+        " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule select_frames:
@@ -66,14 +57,7 @@ rule select_frames:
         mem_mb=3000,
         runtime=480,
     params:
-        settings=lambda w: settings(
-            "select_frames",
-            w,
-            seed=config["seed"],
-            **pick("frames", "selected", "number_pixels"),
-            selector=selector_settings(),
-            **pick("evaluation", "temperature"),
-        ),
+        settings=settings("select_frames", SEED, SELECTOR, FRAMES, pick("evaluation", "temperature")),
         selector=model("selector"),
         features=workflow.pathvars.apply("<data>/features/{set}"),
         code=fingerprint("viarl.stages.select_frames"),

@@ -2,8 +2,8 @@
 
 `python -m viarl.stages.x --settings '{"steps": 60}' --items a.jsonl --output b.json` builds the stage's frozen
 dataclass. Fields typed `Path` or `tuple[Path, ...]` are options; the rest come from `--settings`, which is part of a
-job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking. The latter may
-hold more than a stage has fields for.
+job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking.
+That one may hold more than a stage has fields for.
 """
 
 import argparse
