@@ -1,9 +1,9 @@
 """The command line shared by all stages: paths as options, everything else as one JSON of named settings.
 
 `python -m viarl.stages.x --settings '{"steps": 60}' --items a.jsonl --output b.json` builds the stage's frozen
-dataclass. Fields typed `Path` or `tuple[Path, ...]` are options; the rest come from `--settings`, which is part of a
-job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes, tracking.
-That one may hold more than a stage has fields for.
+dataclass. Fields typed `Path` (or None) or `tuple[Path, ...]` are options; the rest come from `--settings`, which is
+part of a job's identity, or from the environment variable VIARL_RUNTIME (JSON too), which is not: device, batch sizes,
+tracking. That one may hold more than a stage has fields for.
 """
 
 import argparse
@@ -74,9 +74,9 @@ def parse(settings_class: type[T], arguments: list[str]) -> T:
     hints = typing.get_type_hints(settings_class)
     parser = argparse.ArgumentParser(description=settings_class.__doc__, allow_abbrev=False)
     parser.add_argument("--settings", default="{}", help="JSON object of the named settings")
-    path_names = [name for name, kind in hints.items() if kind in (Path, tuple[Path, ...])]
+    path_names = [name for name, kind in hints.items() if kind in (Path, Path | None, tuple[Path, ...])]
     for name in path_names:
-        many = hints[name] is not Path
+        many = hints[name] == tuple[Path, ...]
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=Path, nargs="*" if many else None)
     options = vars(parser.parse_args(arguments))
     try:

@@ -1,0 +1,43 @@
+"""Every job's command line is one that its stage takes: no option or setting is missing, unknown or of a wrong type."""
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.dag.conftest import Workflow
+from viarl.stages.command import RUNTIME_VARIABLE, parse
+
+pytestmark = pytest.mark.dag
+
+
+def check_commands(text: str) -> set[str]:
+    """Parse the command lines that a dry run prints with the stages' own parser; return the stages."""
+    stages = set()
+    for stage, arguments in re.findall(r"python -m viarl\.stages\.(\w+) (--settings .*) 2>&1 \| tee", text):
+        parse(importlib.import_module(f"viarl.stages.{stage}").Settings, shlex.split(arguments))
+        stages.add(stage)
+    return stages
+
+
+@pytest.mark.parametrize("presets", [(), ("presets/smoke.yaml",), ("presets/paper.yaml", "presets/seed1.yaml")])
+def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rules of the default and of the presets."""
+    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    done = fresh.run("-n", "-p", *(["--configfile", *presets] if presets else []))
+    assert done.returncode == 0, done.stderr
+    assert {"make_needle", "train_selector", "evaluate", "make_report"} <= check_commands(done.stdout + done.stderr)
+
+
+def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own videos."""
+    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    (tmp_path / "questions.csv").write_text("video\n")
+    local = {"folder": str(tmp_path), "questions": str(tmp_path / "questions.csv"), "validation_share": 0.2}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": "local", "benchmarks": ["local"], "local": local}))
+    done = fresh.run("-n", "-p", "--configfile", str(tmp_path / "mine.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert "import_local" in check_commands(done.stdout + done.stderr)
