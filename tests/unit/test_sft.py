@@ -26,7 +26,7 @@ from viarl.tracking import Tracking, read_record
 from viarl.vlm import Encoder, forward_arguments, load_model, with_features
 
 COUNTS = {"v0": 8, "v1": 5}
-TUNING = Tuning(steps=6, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01)
+TUNING = Tuning(steps=6, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01, save_every=4)
 ITEMS = [item(number, f"v{number % 2}", "ABCD"[number % 4]) for number in range(7)]
 
 
@@ -49,7 +49,6 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         output=tmp_path / "cycle1" / "answerer" / "model.safetensors",
         seed=1,
         answerer=TunedAnswerer("short", 4, TUNING),
-        save_every=4,
         device="cpu",
         tracking=Tracking(record=tmp_path / "record.jsonl", root=tmp_path, defer_below_s=1e9),
     )

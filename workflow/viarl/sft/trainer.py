@@ -30,7 +30,8 @@ class Tuning:
     """Hyperparameters of the tuning (keys of the configuration's `answerer.tuning`).
 
     `micro_batch_size` questions are in one forward pass of one process (0: the whole batch); it and
-    `gradient_checkpointing` save memory and change a result by rounding only.
+    `gradient_checkpointing` save memory and change a result by rounding only. `save_every` counts the steps between
+    resumable checkpoints.
     """
 
     steps: int
@@ -44,13 +45,14 @@ class Tuning:
     target: str = "letter"
     micro_batch_size: int = 0
     gradient_checkpointing: bool = False
+    save_every: int = 20
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"answerer.tuning.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
         if self.target not in TARGETS:
             raise ValueError(f"answerer.tuning.target {self.target!r} must be one of {list(TARGETS)}")
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"answerer.tuning.{name} {getattr(self, name)} must be at least 1")
 
@@ -65,9 +67,7 @@ class Tuning:
         return size, self.batch_size // (size * processes)
 
 
-def arguments(
-    tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: torch.device, save_every: int
-) -> SFTConfig:
+def arguments(tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
     """Return TRL's settings for a tuning whose checkpoints lie in `folder`."""
     config = SFTConfig(
         output_dir=str(folder),
@@ -89,7 +89,7 @@ def arguments(
         max_length=None,
         dataloader_pin_memory=device.type == "cuda",
         save_strategy="steps",
-        save_steps=save_every,
+        save_steps=tuning.save_every,
         save_total_limit=None,  # viarl.checkpoints removes old ones, after the new one is complete
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -44,7 +44,6 @@ class Settings:
         output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
         seed: training seed.
         answerer: see `TunedAnswerer`.
-        save_every: steps between resumable checkpoints.
     """
 
     items: Path
@@ -54,7 +53,6 @@ class Settings:
     output: Path
     seed: int
     answerer: TunedAnswerer
-    save_every: int = 20
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -74,7 +72,7 @@ def main(settings: Settings) -> None:
     answerer, tuning = settings.answerer, settings.answerer.tuning
     folder = settings.output.parent
     start = settings.answerer_model if settings.answerer_model.is_dir() else str(settings.answerer_model)
-    same_result = replace(tuning, micro_batch_size=0, gradient_checkpointing=False)
+    same_result = replace(tuning, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
     known = {
         "seed": settings.seed,
         "answerer": {**asdict(answerer), "tuning": asdict(same_result), "batch_size": 0, "start": str(start)},
@@ -122,7 +120,6 @@ def main(settings: Settings) -> None:
                 seed=settings.seed,
                 dtype=answerer.dtype,
                 device=resolve_device(settings.device),
-                save_every=settings.save_every,
             ),
             [stop, ReportSteps(run_, "steps of tuning")],
         )
