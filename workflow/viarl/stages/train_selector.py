@@ -1,0 +1,161 @@
+"""Train the selector by REINFORCE++ on the reward of its completions, the answerer frozen."""
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from viarl import tracking
+from viarl.answer.answerer import AnswererSettings, load_answerer
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, save_model
+from viarl.evaluate.statistics import evidence_recall
+from viarl.items import Item, read_items
+from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
+from viarl.rl.monitor import Monitor
+from viarl.rl.rollout import PixelPrompts
+from viarl.rl.trainer import SelectorTrainer
+from viarl.selection.learned import SelectorSettings, load_selector
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+from viarl.video.overlay import NumberStyle
+
+SHOWN = ("reward/total", "valid_rate", "answer_accuracy", "kl", "entropy")
+
+
+@dataclass(frozen=True)
+class TrainedSelector(SelectorSettings):
+    """How the selector is asked, which completion lengths earn a reward, and whether adapters are trained."""
+
+    length_range: tuple[int, ...] = (80, 512)
+    lora: Lora = field(default_factory=Lora)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Training questions, frames, the models of the cycle before -> the trained selector.
+
+    Args:
+        items: the filtered training questions.
+        manifests: the training set's frame cache.
+        selector_model, answerer_model: checkpoint folders to start from, or hub ids.
+        output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
+        seed: training seed; each `cycle` draws differently from it.
+        selected: K.
+        number_pixels: height of the frame numbers.
+        selector, training, answerer, reward: sections of the configuration.
+        features: folder that keeps vision features for other stages with the same tower; None keeps none.
+    """
+
+    items: Path
+    manifests: tuple[Path, ...]
+    selector_model: Path
+    answerer_model: Path
+    output: Path
+    seed: int
+    cycle: int
+    selected: int
+    number_pixels: int
+    selector: TrainedSelector
+    training: Training
+    answerer: AnswererSettings
+    reward: RewardWeights
+    features: Path | None = None
+    device: str = "auto"
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def known_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that change the result: without batch sizes and what else only bounds memory and time."""
+    training = replace(
+        settings.training, save_every=1, groups_per_microbatch=0, groups_per_rollout=0, gradient_checkpointing=False
+    )
+    return {
+        "seed": settings.seed,
+        "cycle": settings.cycle,
+        "selected": settings.selected,
+        "number_pixels": settings.number_pixels,
+        "selector": {**asdict(settings.selector), "batch_size": 0, "start": str(settings.selector_model)},
+        "training": asdict(training),
+        "answerer": {**asdict(settings.answerer), "batch_size": 0, "model": str(settings.answerer_model)},
+        "reward": asdict(settings.reward),
+    }
+
+
+def trainable(items: Sequence[Item], cache: FrameCache) -> list[Item]:
+    """Return the questions that can be trained on: with an answer and a video with enough frames."""
+    usable = [item for item in items if item.answer and item.video in cache]
+    if not usable:
+        raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
+    return usable
+
+
+class RecallOf:
+    """Evidence recall of an item's selected frames; frame times are read once a video."""
+
+    def __init__(self, cache: FrameCache) -> None:
+        self._times = functools.lru_cache(maxsize=None)(cache.times)
+
+    def __call__(self, item: Item, frames: tuple[int, ...]) -> float:
+        """Return the recall, NaN where the evidence is unknown."""
+        return evidence_recall(self._times(item.video)[list(frames)], item.evidence)
+
+
+def main(settings: Settings) -> None:
+    """Train and save; a run that was stopped goes on from its last checkpoint."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    folder = settings.output.parent
+    known = known_settings(settings)
+    files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
+    for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
+        files[f"{role} weights"] = sorted(model_folder.glob("*.safetensors")) if model_folder.is_dir() else []
+    checkpoints = Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files), keep=2)
+    resumed = checkpoints.latest()
+
+    cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
+    usable = trainable(items := read_items(settings.items), cache)
+    # full training needs float32 weights: steps of 4e-7 are lost in bfloat16, in which the forward still runs
+    dtype = settings.selector.dtype if settings.selector.lora.enabled else "float32"
+    asked = replace(settings.selector, dtype=dtype)
+    model, prompts = load_selector(
+        settings.selector_model, asked, cache, settings.selected, settings.device, settings.features
+    )
+    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+    task = SelectorTask(
+        training=settings.training,
+        selected=settings.selected,
+        max_new_tokens=settings.selector.max_new_tokens,
+        length_range=settings.selector.length_range,
+        reward=settings.reward,
+        lora=settings.selector.lora,
+        dtype=settings.selector.dtype,
+        seed=settings.seed + 7919 * settings.cycle,  # cycles of one seed draw differently
+    )
+    with tracking.start(settings.tracking, known) as run_:
+        run_.log_metrics({"items": len(items), "trained_on": len(usable)})
+        if resumed:
+            run_.set_tag("resumed_from", resumed.name)
+        stop = CheckpointCallback(checkpoints)
+        trainer = SelectorTrainer(
+            model,
+            prompts.processor,
+            usable,
+            PixelPrompts(prompts) if settings.training.train_vision else prompts,
+            answerer,
+            task,
+            checkpoints.folder,
+            [stop, Monitor("steps of selector training", run_, SHOWN)],
+            RecallOf(cache),
+        )
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        stop.exit_if_interrupted()
+        if trainer.accelerator.is_main_process:
+            save_model(trainer.accelerator.unwrap_model(trainer.model), prompts.processor, folder, settings.selector.dtype)
+            checkpoints.remove()
+
+
+if __name__ == "__main__":
+    run(Settings, main)
