@@ -47,7 +47,6 @@ RUNTIME = {
     "selector": pick("selector", "batch_size"),
     "training": only(config["selector"]["training"], NO_RESULT),
     "answerer": pick("answerer", "batch_size") | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
-    "save_every": config["answerer"]["tuning"]["save_every"],
     "evaluation": pick("evaluation", "batch_size"),
 }
 os.environ.update(

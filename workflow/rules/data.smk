@@ -50,7 +50,7 @@ rule import_local:
         mem_mb=1500,
         runtime=60,
     params:
-        settings=settings("import_local", pick("local", "validation_share"), lambda w: {"set": w.set}),
+        settings=settings("import_local", pick("local", "validation_share", "seed"), lambda w: {"set": w.set}),
         code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
