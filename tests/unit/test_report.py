@@ -13,7 +13,7 @@ from viarl import tracking
 from viarl.evaluate.rows import write_rows
 from viarl.files import write_json
 from viarl.items import Item, write_records
-from viarl.report.comparison import rows, write_csv, write_markdown
+from viarl.report.comparison import rows, write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing, smooth
 from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
@@ -145,6 +145,8 @@ def test_the_tables_hold_the_numbers_of_the_summaries(summaries, tmp_path):
     assert "### needle (n = 500)" in text
     assert "| learned | 31.0 [26.8, 35.2] | 71.0 [66.8, 75.2] | 84.0 [79.8, 88.2] |  | 25 | 90 |" in text
     assert "| 34.0 [29.8, 38.2] | +50.0 [+45.0, +55.0] | 25 |  |" in text
+    write_page(summaries, tmp_path / "comparison.html")
+    assert "<td>uniform</td><td>30.0 [25.8, 34.2]</td>" in (tmp_path / "comparison.html").read_text()
     assert "cycle2 minus cycle1: +13.0 [+8.0, +18.0] points." in text
 
 
@@ -314,10 +316,11 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
         run.log_metrics({"reward/total": 1.0}, step=1)
     make_report.main(settings)
     names = {str(path.relative_to(settings.folder)) for path in settings.folder.rglob("*.*")}
-    pictures = {"accuracy.png", "tasks.png", "rewards.png", "timing.png", "filmstrips/00.png", "filmstrips/01.png"}
-    assert names == pictures | {"comparison.csv", "comparison.md"}
+    pictures = {"accuracy.png", "tasks.png", "rewards.png", "timing.png", "filmstrips/00-needle-after.png"}
+    pictures.add("filmstrips/01-needle-end.png")
+    assert names == pictures | {"comparison.csv", "comparison.md", "comparison.html"}
     record = read_record(tmp_path / "tracking/make_report/all.jsonl")
-    assert len(record.artifacts) == 8
+    assert len(record.artifacts) == 9
 
     table[0]["item"] = "unknown"
     write_rows(tmp_path / "needle.parquet", table)

@@ -30,11 +30,12 @@ rule make_report:
             labels={"picture": "by task"},
         ),
         table=report(
-            "<results>/report/comparison.csv",
+            "<results>/report/comparison.html",
             caption="../report/comparison.rst",
             category="Accuracy",
             labels={"picture": "table"},
         ),
+        csv="<results>/report/comparison.csv",
         text="<results>/report/comparison.md",
         rewards=report(
             "<results>/report/rewards.png",

@@ -1,8 +1,10 @@
-"""The comparison table, as CSV for programs and as Markdown to paste: the same numbers as in eval.json."""
+"""The comparison table, as CSV for programs, Markdown to paste and a page to read: the same numbers as in eval.json."""
 
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,15 @@ COLUMNS = (
     "benchmark", "cycle", "selector", "n", "accuracy", "accuracy_low", "accuracy_high", "evidence_recall",
     "valid_rate", "n_failed", "learned_minus", "learned_minus_low", "learned_minus_high",
 )  # fmt: skip
+LEGEND = (
+    "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of the "
+    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (percent)."
+)
+STYLE = (
+    "body{font:15px sans-serif;color:#333;margin:24px}table{border-collapse:collapse}h2{font-size:18px}"
+    "th,td{padding:5px 12px;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "th:first-child,td:first-child{text-align:left}p{max-width:60em}"
+)
 
 
 def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -46,31 +57,65 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def write_markdown(summaries: Sequence[Summary], path: Path) -> None:
-    """Write a table a benchmark: accuracy of every selector by cycle, and the learned selector's lead at the end."""
+@dataclass(frozen=True)
+class Table:
+    """A benchmark's table in print: `cells` are rows of texts, the selector first; `notes` are lines below it."""
+
+    title: str
+    header: list[str]
+    cells: list[list[str]]
+    notes: list[str]
+
+
+def tables(summaries: Sequence[Summary]) -> list[Table]:
+    """Return a table a benchmark: accuracy of every selector by cycle, and the learned selector's lead at the end."""
     cycles = [summary["cycle"] for summary in summaries]
-    table = {(row["benchmark"], row["cycle"], row["selector"]): row for row in rows(summaries)}
-    lines = []
+    found = {(row["benchmark"], row["cycle"], row["selector"]): row for row in rows(summaries)}
+    made = []
     for name in benchmarks(summaries):
         last = summaries[-1]["benchmarks"][name]
         header = ["selector", *(f"cycle {cycle}" for cycle in cycles), "learned minus it", "evidence recall", "valid"]
-        lines += [f"### {name} (n = {last['n']})", "", _line(header), _line(["---", *["---:"] * (len(header) - 1)])]
+        cells = []
         for selector in in_order(last["selectors"]):
-            final = table[name, cycles[-1], selector]
-            accuracies = [_interval(table.get((name, cycle, selector)), "accuracy") for cycle in cycles]
+            final = found[name, cycles[-1], selector]
+            accuracies = [_interval(found.get((name, cycle, selector)), "accuracy") for cycle in cycles]
             shares = [_percent(final["evidence_recall"]), _percent(final["valid_rate"])]
-            lines.append(_line([look(selector).name, *accuracies, _interval(final, "learned_minus", "+"), *shares]))
+            cells.append([look(selector).name, *accuracies, _interval(final, "learned_minus", "+"), *shares])
         gains = {key: gain for key, gain in last["paired"].items() if key.startswith("cycle")}
+        notes = [f"Learned selector, {key.replace('-', ' minus ')}: {_gain(gains[key])} points." for key in gains]
+        made.append(Table(f"{name} (n = {last['n']})", header, cells, notes))
+    return made
+
+
+def write_markdown(summaries: Sequence[Summary], path: Path) -> None:
+    """Write the tables as Markdown."""
+    lines = []
+    for table in tables(summaries):
+        rule = ["---", *["---:"] * (len(table.header) - 1)]
         lines += [
+            f"### {table.title}",
             "",
-            *(f"Learned selector, {key.replace('-', ' minus ')}: {_gain(gains[key])} points." for key in gains),
+            *map(_line, [table.header, rule, *table.cells]),
+            "",
+            *(f"- {note}" for note in table.notes),
             "",
         ]
-    lines.append(
-        "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of "
-        "the cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid*."
-    )
-    write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join([*lines, LEGEND]) + "\n")
+
+
+def write_page(summaries: Sequence[Summary], path: Path) -> None:
+    """Write the tables as one HTML page without outside references."""
+    body = []
+    for table in tables(summaries):
+        body.append(f"<h2>{escape(table.title)}</h2><table><tr>{_cells('th', table.header)}</tr>")
+        body += [f"<tr>{_cells('td', cells)}</tr>" for cells in table.cells]
+        body.append("</table>" + "".join(f"<p>{escape(note)}</p>" for note in table.notes))
+    page = f"<!doctype html><meta charset=utf-8><title>Comparison</title><style>{STYLE}</style>{''.join(body)}"
+    write_text(path, f"{page}<p>{LEGEND.replace('*', '')}</p>\n")
+
+
+def _cells(tag: str, texts: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
 
 
 def _line(cells: Sequence[str]) -> str:

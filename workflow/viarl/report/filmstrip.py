@@ -19,9 +19,9 @@ from viarl.items import LETTERS, Item
 from viarl.report.style import BLUE, FAINT, GREEN, GREY, INK, VERMILION, in_order, look
 
 WIDTH, MARGIN = 1500, 24  # pixels
-LABELS, VERDICTS = 150, 210  # width of the columns left and right of the strip
+LABELS, VERDICTS = 150, 236  # width of the columns left and right of the strip
 A_LINE = 32  # candidate frames side by side; more are wrapped
-ROW = 19  # height of a selector's row
+ROW = 22  # height of a selector's row
 LARGE = 132  # longest side of a frame as the answerer saw it
 EVIDENCE_SHADE = "#dff3ec"
 
@@ -151,18 +151,18 @@ def _head(sheet: _Sheet, question: Question) -> None:
     item = question.item
     task = f"   ·   task: {item.task}" if item.task else ""
     sheet.paragraph(
-        MARGIN, WIDTH - 2 * MARGIN, f"{question.benchmark}   ·   {item.id}   ·   video {item.video}{task}", 13, GREY
+        MARGIN, WIDTH - 2 * MARGIN, f"{question.benchmark}   ·   {item.id}   ·   video {item.video}{task}", 15, GREY
     )
-    sheet.paragraph(MARGIN, WIDTH - 2 * MARGIN, item.question, 20, bold=True, lines=4)
+    sheet.paragraph(MARGIN, WIDTH - 2 * MARGIN, item.question, 22, bold=True, lines=4)
     x, bottom = MARGIN, sheet.y
     for letter, option in zip(LETTERS, item.options, strict=False):
         right = letter == item.answer
         label = f"{letter}. {option}" + ("  ✓" if right else "")
-        wide = min(round(_font(15, right).getlength(label)), WIDTH - 2 * MARGIN)
+        wide = min(round(_font(17, right).getlength(label)), WIDTH - 2 * MARGIN)
         if x > MARGIN and x + wide > WIDTH - MARGIN:
             x, sheet.y = MARGIN, bottom
         above = sheet.y
-        sheet.paragraph(x, WIDTH - MARGIN - x, label, 15, GREEN if right else INK, right, lines=2)
+        sheet.paragraph(x, WIDTH - MARGIN - x, label, 17, GREEN if right else INK, right, lines=2)
         x, bottom, sheet.y = x + wide + 36, sheet.y, above
     sheet.y = bottom + 14
 
@@ -177,9 +177,9 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
     left = MARGIN + LABELS
     for first in range(0, len(frames), A_LINE):
         shown = range(first, min(first + A_LINE, len(frames)))
-        sheet.reserve(height + 24 + ROW * len(picks) + 20)
+        sheet.reserve(height + 28 + ROW * len(picks) + 20)
         top = sheet.y
-        below = top + height + 20
+        below = top + height + 24
         for column, index in enumerate(shown):
             x = left + column * side
             if evidence[index]:
@@ -187,7 +187,7 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
                 sheet.draw.rectangle((x, top - 4, x + side - 1, top + height + 3), fill=GREEN)
             thumb = Image.fromarray(frames[index]).resize((side - 2, height), Image.Resampling.LANCZOS)
             sheet.image.paste(thumb, (x + 1, top))
-            sheet.text(x + side // 2, top + height + 5, str(index), 10, GREEN if evidence[index] else INK, anchor="ma")
+            sheet.text(x + side // 2, top + height + 6, str(index), 12, GREEN if evidence[index] else INK, anchor="ma")
         _times(sheet, times, shown, top + height / 2)
         for row, pick in enumerate(picks):
             _row(sheet, pick, shown, left, side, below + row * ROW, verdict=first == 0)
@@ -196,30 +196,30 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
 
 def _times(sheet: _Sheet, times: np.ndarray, shown: range, y: float) -> None:
     span = f"{times[shown[0]]:.1f} to {times[shown[-1]]:.1f} s"
-    sheet.text(MARGIN, y - 8, "candidates", 13, bold=True, anchor="lm")
-    sheet.text(MARGIN, y + 9, span, 11, GREY, anchor="lm")
+    sheet.text(MARGIN, y - 8, "candidates", 15, bold=True, anchor="lm")
+    sheet.text(MARGIN, y + 10, span, 13, GREY, anchor="lm")
 
 
 def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int, verdict: bool) -> None:
     style = look(pick.selector)
     middle = top + ROW // 2
     bold = pick.selector == "learned"
-    sheet.text(MARGIN, middle, style.name, 13, style.colour, bold, anchor="lm")
+    sheet.text(MARGIN, middle, style.name, 15, style.colour, bold, anchor="lm")
     sheet.draw.line((left, middle, left + side * len(shown) - 1, middle), fill=FAINT)
     for column, index in enumerate(shown):
         if index in pick.indices:
             x = left + column * side
-            sheet.draw.rounded_rectangle((x + 3, middle - 6, x + side - 4, middle + 6), 4, fill=style.colour)
+            sheet.draw.rounded_rectangle((x + 3, middle - 7, x + side - 4, middle + 7), 4, fill=style.colour)
             times = pick.indices.count(index)
             if times > 1:  # inverse transform sampling can take a frame twice
-                sheet.text(x + side // 2, middle, f"{times}x", 10, "white", True, anchor="mm")
+                sheet.text(x + side // 2, middle, f"{times}x", 12, "white", True, anchor="mm")
     if verdict:
         sign, colour = ("✓", GREEN) if pick.correct else ("✗", VERMILION)
         answer = "failed" if pick.failed else pick.letter or "no letter"
         recall = "" if math.isnan(pick.evidence_recall) else f"evidence {100 * pick.evidence_recall:.0f}%"
         x = WIDTH - MARGIN - VERDICTS + 14
-        sheet.text(x, middle, f"{sign} {answer}", 13, colour, True, anchor="lm")
-        sheet.text(x + 88, middle, recall if pick.valid else "invalid, uniform", 11, GREY, anchor="lm")
+        sheet.text(x, middle, f"{sign} {answer}", 15, colour, True, anchor="lm")
+        sheet.text(x + 104, middle, recall if pick.valid else "invalid, uniform", 13, GREY, anchor="lm")
 
 
 def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) -> None:
@@ -228,18 +228,18 @@ def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) ->
         return
     sheet.draw.line((MARGIN, sheet.y, WIDTH - MARGIN, sheet.y), fill=FAINT)
     sheet.y += 12
-    sheet.text(MARGIN, sheet.y, "learned selector: the frames that the answerer saw", 13, BLUE, True)
+    sheet.text(MARGIN, sheet.y, "learned selector: the frames that the answerer saw", 15, BLUE, True)
     scale = LARGE / max(frames[0].shape[:2])
     height, width = (round(side * scale) for side in frames[0].shape[:2])
     across = min(4, max(1, len(learned.indices)))
-    top = sheet.y + 26
+    top = sheet.y + 28
     rows = math.ceil(len(learned.indices) / across)
-    sheet.reserve(26 + rows * (height + 22))
+    sheet.reserve(28 + rows * (height + 22))
     for place, index in enumerate(learned.indices):
         x, y = MARGIN + place % across * (width + 8), top + place // across * (height + 22)
         resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
         sheet.image.paste(Image.fromarray(frames[index]).resize((width, height), resample), (x, y))
-        sheet.text(x + width // 2, y + height + 3, str(index), 12, anchor="ma")
+        sheet.text(x + width // 2, y + height + 3, str(index), 14, anchor="ma")
     bottom = top + rows * (height + 22)
     x = MARGIN + across * (width + 8) + 24
     _words(sheet, question, learned, x, WIDTH - MARGIN - x)
@@ -251,13 +251,13 @@ def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) ->
     outcome = f"failed: {pick.failed}" if pick.failed else "right" if pick.correct else "wrong"
     if not pick.failed and not question.item.answer:
         outcome = "truth unknown"
-    sheet.paragraph(x, width, f"selector's text{invalid}", 13, GREY, True)
-    sheet.paragraph(x, width, pick.text or "(none)", 14)
+    sheet.paragraph(x, width, f"selector's text{invalid}", 15, GREY, True)
+    sheet.paragraph(x, width, pick.text or "(none)", 16)
     sheet.y += 8
-    sheet.paragraph(x, width, "answerer's reply", 13, GREY, True)
-    sheet.paragraph(x, width, pick.reply or "(none)", 14, lines=5)
+    sheet.paragraph(x, width, "answerer's reply", 15, GREY, True)
+    sheet.paragraph(x, width, pick.reply or "(none)", 16, lines=5)
     letter = f"read as {pick.letter}" if pick.letter else "no letter found"
-    sheet.paragraph(x, width, f"{letter}: {outcome}", 14, GREEN if pick.correct else VERMILION, True, lines=3)
+    sheet.paragraph(x, width, f"{letter}: {outcome}", 16, GREEN if pick.correct else VERMILION, True, lines=3)
 
 
 def _ordered(question: Question) -> list[Pick]:

@@ -1,5 +1,6 @@
 """Draw the report's pictures and write the comparison table; `snakemake --report` collects them into one page."""
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from viarl import tracking
 from viarl.evaluate.rows import read_rows
 from viarl.items import read_items
-from viarl.report.comparison import write_csv, write_markdown
+from viarl.report.comparison import write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing
 from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
@@ -27,7 +28,7 @@ class Settings:
         frames: manifests of the benchmarks' frame caches.
         benchmarks: names of the benchmarks, in that order.
         filmstrips: how many questions are drawn.
-        folder: where accuracy.png, rewards.png, tasks.png, timing.png, comparison.csv, comparison.md and the folder
+        folder: where accuracy.png, rewards.png, tasks.png, timing.png, comparison.{csv,md,html} and the folder
             filmstrips go.
     """
 
@@ -72,12 +73,15 @@ def main(settings: Settings) -> None:
         draw_timing(records, settings.folder / "timing.png")
         write_csv(summaries, settings.folder / "comparison.csv")
         write_markdown(summaries, settings.folder / "comparison.md")
+        write_page(summaries, settings.folder / "comparison.html")
         cache = FrameCache(settings.frames)
         usable = [question for question in questions(settings) if question.item.video in cache]
         for place, question in enumerate(choose(usable, settings.filmstrips)):
             video = question.item.video
             frames = cache.answerer_frames(video, range(cache.count(video)))
-            draw_filmstrip(question, frames, cache.times(video), settings.folder / "filmstrips" / f"{place:02}.png")
+            task = re.sub(r"\W+", "_", question.item.task) or "all"
+            path = settings.folder / "filmstrips" / f"{place:02}-{question.benchmark}-{task}.png"
+            draw_filmstrip(question, frames, cache.times(video), path)
         for path in sorted(settings.folder.glob("*.*")):
             recorded.log_artifact(path)
         for path in sorted((settings.folder / "filmstrips").glob("*.png")):
