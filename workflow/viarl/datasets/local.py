@@ -1,0 +1,282 @@
+"""The user's own videos: a folder of video files and one file of questions, CSV or JSON lines.
+
+Columns (CSV, with a header) or fields (JSONL):
+
+    video     file name relative to the folder                                      required
+    question  the question, without its options                                     required
+    options   JSONL: a list; CSV: separated by "|"                                  for training and evaluation
+    answer    the letter of the right option, or its text                           for training
+    id        a name of the question; made from video and row where it is missing
+    task      a category; accuracies are also given by task
+    evidence  JSONL: [[start, end], …]; CSV: "12-14.5; 20-22", seconds
+
+Every fault of the file is found before anything is written, one line each: file, row, field, remedy.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from viarl.files import sha256_file
+from viarl.items import LETTERS, Item, Video
+from viarl.progress import Progress
+
+FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
+SOURCE = "local"
+LISTED = 50  # faults that are printed; the rest is counted
+
+
+class _Fault(Exception):
+    """What is wrong with one row: the field, then the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the file: where it stands, and its fields."""
+
+    where: str
+    fields: dict[str, Any]
+
+
+def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], list[Video]]:
+    """Read the questions on the videos of a folder; the videos are those that are asked about.
+
+    Args:
+        folder: of the video files; no path may leave it.
+        questions: the file, .csv, .tsv, .jsonl or .json (lines).
+        labelled: whether every question must have options and an answer, for training.
+
+    Errors: ValueError listing every fault of the file; FileNotFoundError for a missing folder or file.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"local.folder {folder} is not a folder; give the folder of the video files")
+    if not questions.is_file():
+        raise FileNotFoundError(f"local.questions {questions} is not a file; give a CSV or JSONL file of questions")
+    faults: list[str] = []
+    items: dict[str, Item] = {}
+    files: dict[str, Path] = {}  # by video id
+    for row in _rows(questions, faults):
+        try:
+            path = _video_path(folder, row.fields)
+            video = safe_id(str(path.relative_to(folder.resolve())))
+            files[video] = path
+            item = _item(row, video, labelled)
+            if item.id in items:
+                raise _Fault(f"id: {item.id!r} names an earlier question too; give each its own, or leave ids out")
+            items[item.id] = item
+        except _Fault as fault:
+            faults.append(f"{row.where}: {fault}")
+    if not items and not faults:
+        faults.append(f"{questions}: holds no questions; add one a row")
+    if faults:
+        more = [f"… and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+        raise ValueError("\n".join([*faults[:LISTED], *more]))
+    videos = []
+    progress = Progress("videos", len(files))
+    for video, path in files.items():
+        videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
+        progress.advance()
+    return list(items.values()), videos
+
+
+def split_videos(videos: Sequence[Video], validation_share: float, seed: int) -> tuple[set[str], set[str]]:
+    """Return the ids of the training and of the validation videos.
+
+    Videos of equal content count as one, so that none is on both sides under two names. The split depends on the seed
+    and the contents alone. A share above 0 gives each side at least one video.
+
+    Errors: ValueError if there are not enough different videos, or the share is not in [0, 1).
+    """
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"local.validation_share {validation_share} must be at least 0 and below 1")
+    contents = sorted(
+        {video.sha256 for video in videos}, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest()
+    )
+    if validation_share > 0 and len(contents) < 2:
+        raise ValueError(
+            f"{len(contents)} different video cannot be split; add videos, or set local.validation_share to 0"
+        )
+    wanted = round(validation_share * len(contents))
+    count = min(max(wanted, 1), len(contents) - 1) if validation_share > 0 else 0
+    held_out = set(contents[:count])
+    validation = {video.id for video in videos if video.sha256 in held_out}
+    return {video.id for video in videos} - validation, validation
+
+
+def safe_id(text: str) -> str:
+    """Return a name for files and items: the text itself if it may be one, else a likeness with a hash of the text."""
+    likeness = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:150]
+    if likeness == text and text[0] not in ".-":
+        return text
+    return f"{likeness.strip('._-') or 'unnamed'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _rows(path: Path, faults: list[str]) -> Iterator[_Row]:
+    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".json": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: the name must end in {', '.join(readers)}; rename it after its content")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    yield from readers[path.suffix.lower()](path, text, faults)
+
+
+def _csv_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    name = {"\t": "tabs", ",": "commas"}[separator]
+    if not text.strip():
+        raise ValueError(f"{path}: empty; the first row names the columns: {', '.join(FIELDS)}")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        columns = reader.fieldnames or []
+        _check_columns(columns, f"{path} row 1", f"; columns are separated by {name}")
+        for record in reader:
+            where = f"{path} row {reader.line_num}"
+            if None in record or None in record.values():
+                faults.append(
+                    f"{where}: not the {len(columns)} columns of the header; put texts that hold {name} in quotes"
+                )
+            elif any(value.strip() for value in record.values()):
+                yield _Row(where, {key: value.strip() for key, value in record.items()})
+    except csv.Error as error:
+        raise ValueError(f"{path} row {reader.line_num}: no valid CSV ({error}); check its quotes") from error
+
+
+def _json_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
+    for number, line in enumerate(text.split("\n"), 1):
+        where = f"{path} row {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"{where}: not JSON ({error.msg}); write one JSON object a line")
+            continue
+        if not isinstance(record, dict):
+            faults.append(f'{where}: not a JSON object; write one object a line, such as {{"video": …, "question": …}}')
+            continue
+        try:
+            _check_columns([*record], where, "")
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        yield _Row(where, record)
+
+
+def _check_columns(columns: Sequence[str], where: str, hint: str) -> None:
+    if unknown := [name for name in columns if name not in FIELDS]:
+        raise ValueError(f"{where}: unknown fields {unknown}; known are {list(FIELDS)}{hint}")
+    if missing := [name for name in ("video", "question") if name not in columns]:
+        raise ValueError(f"{where}: {missing[0]}: the field is missing; add it{hint}")
+    if twice := [name for name in FIELDS if columns.count(name) > 1]:
+        raise ValueError(f"{where}: {twice[0]}: the field comes twice; remove one")
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _Fault(f"{name}: {value!r} is no text; put it in quotes")
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _Fault(f"{name}: holds a character that is none (a zero byte, half a surrogate pair); remove it")
+    return value.strip()
+
+
+def _video_path(folder: Path, fields: dict[str, Any]) -> Path:
+    name = _text(fields, "video")
+    if not name:
+        raise _Fault("video: empty; give the file's name")
+    if Path(name).is_absolute():
+        raise _Fault(f"video: {name!r} is absolute; give it relative to local.folder ({folder})")
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise _Fault(f"video: {name!r} leads out of local.folder ({folder}); move the file itself into that folder")
+        if not path.is_file():
+            raise _Fault(f"video: {name!r} is no file in {folder}; correct the name or add the file")
+        if not os.access(path, os.R_OK):
+            raise _Fault(f"video: {name!r} may not be read; change its permissions")
+        if path.stat().st_size == 0:
+            raise _Fault(f"video: {name!r} is empty (0 bytes); copy it again or remove its questions")
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links
+        raise _Fault(f"video: {name[:80]!r} cannot be opened ({error.args[-1]}); correct the name") from error
+    return path
+
+
+def _item(row: _Row, video: str, labelled: bool) -> Item:
+    fields = row.fields
+    question = _text(fields, "question")
+    if not question:
+        raise _Fault("question: empty; write the question, or remove the row")
+    options = _options(fields)
+    answer = _answer(_text(fields, "answer"), options)
+    if labelled and not answer:
+        lacking = "answer" if options else "options"
+        raise _Fault(f"{lacking}: empty, but training needs options and answer; add them, or remove the row")
+    number = row.where.rpartition(" ")[2]
+    name = safe_id(_text(fields, "id") or f"{video}-{number}")
+    evidence = _evidence(fields.get("evidence"))
+    return Item(name, video, question, options, answer, _text(fields, "task"), evidence=evidence, source=SOURCE)
+
+
+def _options(fields: dict[str, Any]) -> tuple[str, ...]:
+    value = fields.get("options")
+    if value in (None, "", []):
+        return ()
+    options = value.split("|") if isinstance(value, str) else value
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise _Fault(f'options: {value!r} is no list of texts; write ["yes", "no"], or yes|no')
+    options = [option.strip() for option in options]
+    if not all(options):
+        raise _Fault(f"options: {value!r} holds an empty option; remove it")
+    if not 2 <= len(options) <= len(LETTERS):
+        raise _Fault(f"options: {len(options)} given; give 2 to {len(LETTERS)}, in CSV separated by |")
+    if len({option.casefold() for option in options}) < len(options):
+        raise _Fault(f"options: {value!r} holds an option twice; make them different")
+    return tuple(options)
+
+
+def _answer(text: str, options: tuple[str, ...]) -> str:
+    """Return the letter of an answer given as letter or as an option's text ("" stays "")."""
+    if not text:
+        return ""
+    if not options:
+        raise _Fault(f"answer: {text!r}, but there are no options; add them, or leave the answer out")
+    letters = LETTERS[: len(options)]
+    named = [letter for letter, option in zip(letters, options, strict=True) if option.casefold() == text.casefold()]
+    found = {*named, *([text.upper()] if len(text) == 1 and text.upper() in letters else [])}
+    if not found:
+        raise _Fault(f"answer: {text!r} is neither one of {letters} nor the text of an option; correct it")
+    if len(found) > 1:
+        raise _Fault(f"answer: {text!r} is a letter, and the text of option {named[0]}; reword or reorder the options")
+    return found.pop()
+
+
+def _evidence(value: Any) -> tuple[tuple[float, float], ...]:
+    if value in (None, "", []):
+        return ()
+    number = r"\s*(\d+(?:\.\d+)?)\s*"
+    if isinstance(value, str):
+        matches = [re.fullmatch(f"{number}-{number}", part) for part in value.split(";") if part.strip()]
+        pairs: Any = [match.groups() if match else None for match in matches]
+    else:
+        pairs = value
+    try:
+        spans = tuple((float(start), float(end)) for start, end in pairs)
+    except (TypeError, ValueError):
+        raise _Fault(
+            f'evidence: {value!r} is no list of spans; write [[12, 14.5]], in CSV "12-14.5", in seconds'
+        ) from None
+    for start, end in spans:
+        if not 0 <= start <= end < float("inf"):
+            raise _Fault(f"evidence: {start}-{end} s must begin at 0 or later and end after it begins; correct it")
+    return spans

@@ -1,0 +1,62 @@
+"""List the user's own videos and questions as a set: all of them, or the training or validation part."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.datasets.local import import_questions, split_videos
+from viarl.items import write_records
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+
+PARTS = ("local", "local_train", "local_validation")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A folder of videos and a file of questions -> a set (see viarl.datasets.local).
+
+    Args:
+        folder: of the video files.
+        questions: CSV or JSONL file.
+        items: items.jsonl, an output.
+        videos: videos.jsonl, an output.
+        set: "local" is everything, and needs no answers; "local_train" and "local_validation" split it by video.
+        validation_share: share of the videos kept for validation.
+        seed: of the split.
+    """
+
+    folder: Path
+    questions: Path
+    items: Path
+    videos: Path
+    set: str
+    validation_share: float
+    seed: int = 0
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if self.set not in PARTS:
+            raise ValueError(f"set {self.set!r} must be one of {list(PARTS)}")
+
+
+def main(settings: Settings) -> None:
+    """Check everything, then write both files; items.jsonl last."""
+    params = {"set": settings.set, "validation_share": settings.validation_share, "seed": settings.seed}
+    with tracking.start(settings.tracking, params) as run_:
+        items, videos = import_questions(settings.folder, settings.questions, labelled=settings.set != "local")
+        if settings.set != "local":
+            train, validation = split_videos(videos, settings.validation_share, settings.seed)
+            kept = train if settings.set == "local_train" else validation
+            if not kept:
+                raise ValueError(f"{settings.set} would be empty: local.validation_share is 0; raise it")
+            items = [item for item in items if item.video in kept]
+            videos = [video for video in videos if video.id in kept]
+        write_records(settings.videos, sorted(videos, key=lambda video: video.id))
+        write_records(settings.items, items)
+        run_.log_metrics({"items": len(items), "videos": len(videos)})
+    print(f"{settings.set}: {len(items)} questions on {len(videos)} videos", flush=True)
+
+
+if __name__ == "__main__":
+    run(Settings, main)
