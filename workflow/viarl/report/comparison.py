@@ -18,7 +18,7 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = (
     "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of the "
-    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (percent)."
+    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (in %)."
 )
 STYLE = (
     "body{font:15px sans-serif;color:#333;margin:24px}table{border-collapse:collapse}h2{font-size:18px}"
