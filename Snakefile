@@ -61,3 +61,7 @@ rule all:
 onsuccess:
     # Short jobs leave their push to the end; a server that is away must not spoil the run.
     shell("python -m viarl.stages.sync_mlflow || true")
+
+
+onerror:
+    shell("python -m viarl.stages.sync_mlflow || true")
