@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from viarl.answer.answerer import Reply
+from viarl.checkpoints import save_model
 from viarl.items import Item
 from viarl.prompts import selector_messages
 from viarl.rl.config import Lora, SelectorTask, Training
 from viarl.rl.prefix import Group, shared_log_probs
 from viarl.rl.trainer import SelectorTrainer, check_trl, training_order
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, with_features
+from viarl.vlm import Encoder, load_model, load_processor, with_features
 
 REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
 TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3
@@ -81,8 +83,6 @@ def start(tmp_path_factory):
 
 
 def make(start, folder, task=TASK, callbacks=(), pixels=False):
-    from viarl.vlm import load_model, load_processor
-
     model, processor = load_model(start, device="cpu"), load_processor(start)
     source = RandomPrompts(model, processor, pixels)
     return SelectorTrainer(model, processor, ITEMS, source, Oracle(), task, folder, callbacks, lambda item, frames: 0.5)
@@ -127,3 +127,105 @@ def test_resume_is_exact(start, tmp_path):
     assert json.dumps(timeless[2:]) == json.dumps(
         [{k: v for k, v in entry.items() if "seconds" not in k and "time" not in k} for entry in steps(again)[2:]]
     )
+
+
+def test_microbatches_change_nothing(start, tmp_path):
+    """Groups in one, two or four microbatches: the same rollouts, loss gradients and, up to rounding, weights."""
+    results = []
+    for size in (0, 2, 1):
+        training = replace(TRAINING, steps=2, warmup_steps=0, groups_per_microbatch=size, groups_per_rollout=size)
+        trainer = make(start, tmp_path / str(size), replace(TASK, training=training))
+        trainer.train()
+        results.append(steps(trainer))
+    for name in ("grad_norm", "kl", "entropy", "reward/total", "completion_tokens"):
+        for other in results[1:]:
+            assert [entry[name] for entry in other] == pytest.approx([entry[name] for entry in results[0]], rel=2e-3)
+
+
+def test_several_updates_of_one_rollout(start, tmp_path):
+    """The second update reuses the completions: only then does the ratio leave 1 and the clip act."""
+    training = replace(TRAINING, steps=4, updates_per_rollout=2, learning_rate=2e-2, warmup_steps=0)
+    trainer = make(start, tmp_path, replace(TASK, training=training))
+    trainer.train()
+    log = steps(trainer)
+    assert ["reward/total" in entry for entry in log] == [True, False, True, False]
+    assert log[0]["clip_fraction"] == log[2]["clip_fraction"] == 0
+    assert log[1]["clip_fraction"] > 0
+
+
+def test_adapters_learn_while_the_model_stays(start, tmp_path):
+    task = replace(TASK, training=replace(TRAINING, steps=4, save_every=2), lora=Lora(True, 4, 8))
+    trainer = make(start, tmp_path / "whole", task)
+    before = weights(trainer)
+    trainer.train()
+    after, log = weights(trainer), steps(trainer)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed and all("lora_" in name and "language_model" in name for name in changed)
+    assert log[0]["kl"] == pytest.approx(0, abs=1e-6)  # adapters switched off are the reference
+    assert abs(log[3]["kl"]) > 1e-4
+    again = make(start, tmp_path / "again", task)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert all(torch.equal(after[name], weight) for name, weight in weights(again).items())
+    save_model(trainer.model, trainer.processing_class, tmp_path / "merged")
+    merged = load_model(tmp_path / "merged", device="cpu").state_dict()
+    assert merged.keys() == load_model(start, device="cpu").state_dict().keys()
+
+
+def test_the_vision_tower_trains_when_asked(start, tmp_path):
+    training = replace(TRAINING, steps=2, warmup_steps=0, train_vision=True)
+    trainer = make(start, tmp_path, replace(TASK, training=training), pixels=True)
+    before = weights(trainer)
+    trainer.train()
+    assert any("visual" in name and not torch.equal(before[name], weight) for name, weight in weights(trainer).items())
+    with pytest.raises(ValueError, match="pixels"):
+        make(start, tmp_path, replace(TASK, training=training)).train()
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce++-baseline", "group-normalised"])
+def test_variants_run_without_a_reference(start, tmp_path, algorithm):
+    task = replace(TASK, training=replace(TRAINING, algorithm=algorithm, steps=1, beta=0.0))
+    trainer = make(start, tmp_path, task)
+    trainer.train()
+    assert trainer.reference is None and steps(trainer)[0]["kl"] == 0
+
+
+def test_a_dropped_video_stops_training(start, tmp_path):
+    """Features that never reach the language model, or a prompt without video."""
+    trainer = make(start, tmp_path)
+    forward = trainer.model.model.forward
+    blind = {"video": None}
+    trainer.model.model.forward = lambda **arguments: forward(**{**arguments, "mm_encoder_outputs": blind})
+    with pytest.raises(RuntimeError, match="do not depend on the video"):
+        trainer.train()
+    trainer = make(start, tmp_path)
+    bare = [{"role": "user", "content": [{"type": "text", "text": "Which?"}]}]
+    trainer.prompts.prompts = lambda items: [trainer.prompts.encoder.prompt(bare) for _ in items]
+    with pytest.raises(ValueError, match="no video"):
+        trainer.train()
+
+
+def test_an_attention_that_ignores_the_mask_stops_training(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("viarl.rl.prefix._tree_mask", lambda segments, attention, dtype: None)
+    with pytest.raises(RuntimeError, match="differs from the plain one"):
+        make(start, tmp_path).train()
+
+
+def test_another_trl_is_refused(monkeypatch):
+    check_trl()
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", lambda self, model, inputs, extra: None)
+    with pytest.raises(RuntimeError, match=r"_compute_loss.*requirements.lock"):
+        check_trl()
+
+
+def test_settings_that_do_not_fit_are_refused(start, tmp_path):
+    with pytest.raises(ValueError, match="3 groups_per_microbatch"):
+        make(start, tmp_path, replace(TASK, training=replace(TRAINING, groups_per_microbatch=3)))
+    for wrong in ({"algorithm": "ppo"}, {"group_size": 1}, {"schedule": "linear"}, {"gamma": 1.5}, {"steps": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            replace(TRAINING, **wrong)
+
+
+def test_training_order_passes_over_all_items():
+    order = training_order(5, 12, 1)
+    assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5)) and len(order) == 12
+    assert order != training_order(5, 12, 2)
