@@ -186,7 +186,7 @@ def encode(frames: np.ndarray, target: Path | BytesIO, quality: int) -> None:
 def decode(source: Path | BytesIO) -> np.ndarray:
     """Read a whole video of ours as (T, H, W, 3) uint8 RGB."""
     reformat = VideoReformatter().reformat
-    with av.open(source if isinstance(source, BytesIO) else str(source)) as container:
+    with av.open(source if isinstance(source, BytesIO) else str(source), "r") as container:
         container.streams.video[0].thread_count = 1
         return np.stack([reformat(frame, format="rgb24").to_ndarray() for frame in container.decode(video=0)])
 

@@ -1,0 +1,86 @@
+"""build_stand_ins: build and pretrain the tiny selector, answerer or CLIP that a run without downloads starts from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl.stages.command import run
+from viarl.stand_ins.settings import StandInSettings
+from viarl.tracking import Tracking, start
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """Keys of the configuration's `stand_ins`."""
+
+    seed: int
+    effort: float = 1.0
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Keys of the configuration's `frames` that a stand-in is made for."""
+
+    candidates: int
+    selected: int
+    selector_pixels: int
+    answerer_pixels: int
+    number_pixels: int
+    jpeg_quality: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a stand-in is asked: the name of its prompt text."""
+
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`role` is selector, answerer or clip; `model` is the weights file, whose folder becomes the checkpoint."""
+
+    role: str
+    stand_ins: StandIns
+    frames: Frames
+    selector: Asked
+    answerer: Asked
+    model: Path
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def build(role: str, settings: StandInSettings, folder: Path) -> dict[str, float]:
+    """Build one stand-in in `folder` and return its measured figures; ValueError for an unknown role."""
+    # imported here, as each role needs other large libraries
+    if role == "selector":
+        from viarl.stand_ins.selector import build as builder
+    elif role == "answerer":
+        from viarl.stand_ins.answerer import build as builder
+    elif role == "clip":
+        from viarl.stand_ins.clip import build as builder
+    else:
+        raise ValueError(f"there is no stand-in for the role {role!r}; the roles are selector, answerer and clip")
+    return builder(settings, folder)
+
+
+def main(settings: Settings) -> None:
+    """Build the role's stand-in; its model card lies beside the weights."""
+    told = StandInSettings(
+        seed=settings.stand_ins.seed,
+        effort=settings.stand_ins.effort,
+        candidates=settings.frames.candidates,
+        selected=settings.frames.selected,
+        selector_pixels=settings.frames.selector_pixels,
+        answerer_pixels=settings.frames.answerer_pixels,
+        number_pixels=settings.frames.number_pixels,
+        selector_prompt=settings.selector.prompt,
+        answerer_prompt=settings.answerer.prompt,
+    )
+    with start(settings.tracking, params={"role": settings.role, "stand_in": told}) as record:
+        measured = build(settings.role, told, settings.model.parent)
+        record.log_metrics(measured)
+        record.log_artifact(settings.model.parent / "card.md")
+    print(f"{settings.role} stand-in: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))
+
+
+if __name__ == "__main__":
+    run(Settings, main)
