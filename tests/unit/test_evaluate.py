@@ -20,7 +20,7 @@ from viarl.files import read_json
 from viarl.items import write_records
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import evaluate as evaluate_stage
-from viarl.stages import summarise_evaluation
+from viarl.stages import score_frames, summarise_evaluation
 from viarl.stages.command import parse
 
 CACHE = MemoryCache({"v0": 8, "v1": 3}, bad={"v2": "does not open"})
@@ -255,6 +255,18 @@ def test_similarities_are_cosines_whatever_the_batch(tmp_path: Path) -> None:
     (tmp_path / "1.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="damaged"):
         read_scores([tmp_path / "1.safetensors"])
+
+
+def test_stage_scores_the_items_of_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = MemoryCache({"v1": 3}, bad={"v2": "does not open"})
+    monkeypatch.setattr(score_frames, "FrameCache", lambda manifests: shard)
+    monkeypatch.setattr(score_frames, "load_clip", lambda name, pretrained, device: Clip())
+    write_records(tmp_path / "items.jsonl", items())
+    line = ["--settings", json.dumps({"clip": {"pretrained": None}}), "--model", "ViT-B-32"]
+    for name, file in {"items": "items.jsonl", "manifest": "0.json", "output": "0.safetensors"}.items():
+        line += [f"--{name}", str(tmp_path / file)]
+    score_frames.main(parse(score_frames.Settings, line))
+    assert {own: value.shape for own, value in read_scores([tmp_path / "0.safetensors"]).items()} == {"q2": (3,)}
 
 
 def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,21 @@
 """Filter rules on an answerer whose replies are known."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
-from small_answerer import MemoryCache, item, small_answerer
+from small_answerer import MemoryCache, item, model_and_processor, small_answerer
 
-from viarl.answer.answerer import Reply, Request
-from viarl.filtering import Filter, FilterSettings, rotated
-from viarl.items import Item
+from viarl.answer.answerer import AnswererSettings, Reply, Request
+from viarl.answer.rotation import letter_before, rotated
+from viarl.clip.scores import write_scores
+from viarl.files import read_json
+from viarl.filtering import Filter, FilterSettings
+from viarl.items import Item, read_items, write_records
+from viarl.stages import filter_guessable
+from viarl.stages.command import parse
 
 CACHE = MemoryCache({"v0": 8, "v1": 8}, bad={"v2": "does not open"})
 SCORES = np.arange(8) / 10  # the top 2 are frames 6 and 7, the bottom 2 are 0 and 1
@@ -37,8 +44,12 @@ def test_rotation_moves_options_and_letter_together() -> None:
     for shift in range(5):
         turned = rotated(own, shift)
         assert turned.options["ABCD".index(turned.answer)] == own.options[1]
+        assert letter_before(turned.answer, own, shift) == "B" and letter_before("", own, shift) == ""
     assert rotated(own, 1).options == (own.options[3], *own.options[:3]) and rotated(own, 1).answer == "C"
     assert rotated(own, 4) == own
+    unknown = rotated(item(0, answer=""), 1)
+    assert unknown.answer == "" and unknown.options == (own.options[3], *own.options[:3])
+    assert rotated(Item("open", "v0", "why?", (), ""), 2).options == ()
 
 
 def test_blind_drops_what_is_right_under_every_rotation_only() -> None:
@@ -131,3 +142,50 @@ def test_real_answerer_gives_the_same_verdicts_twice() -> None:
         for size in (4, 64)
     ]
     assert verdicts[0] == verdicts[1]
+
+
+def test_stage_writes_the_kept_items_and_the_data_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_guessable, "FrameCache", lambda manifests: CACHE)
+    model, processor = model_and_processor(1)
+    model.save_pretrained(tmp_path / "answerer")
+    processor.save_pretrained(tmp_path / "answerer")
+    items = [item(number, f"v{number % 2}", answer="ABCD"[number % 4], source="needle") for number in range(6)]
+    write_records(tmp_path / "items.jsonl", [*items, item(9, "v2")])
+    write_scores(tmp_path / "0.safetensors", {own.id: SCORES.astype(np.float32) for own in items})
+    settings = {"seed": 1, "selected": 2, "filter": {"rule": "contrast"}, "device": "cpu"}
+    line = ["--settings", json.dumps({**settings, "answerer": {"prompt": "short", "max_new_tokens": 4}})]
+    for name, file in {
+        "items": "items.jsonl",
+        "manifests": "0.json",
+        "scores": "0.safetensors",
+        "answerer-model": "answerer",
+        "output": "train_items.jsonl",
+        "report": "report.json",
+    }.items():
+        line += [f"--{name}", str(tmp_path / file)]
+    filter_guessable.main(parse(filter_guessable.Settings, line))
+    card, kept = read_json(tmp_path / "report.json"), read_items(tmp_path / "train_items.jsonl")
+    assert card["found"] == 7 and card["kept"] == len(kept) and card["dropped"]["unreadable video"] == 1
+    assert card["found"] - card["kept"] == sum(card["dropped"].values())
+    assert {own.id for own in kept} <= {own.id for own in items}
+
+
+def test_stage_refuses_to_drop_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_guessable, "FrameCache", lambda manifests: CACHE)
+    monkeypatch.setattr(filter_guessable, "load_answerer", lambda *_: Scripted(lambda own, frames: True))
+    write_records(tmp_path / "items.jsonl", [item(0)])
+    settings = filter_guessable.Settings(
+        tmp_path / "items.jsonl",
+        (),
+        (),
+        tmp_path,
+        tmp_path / "train_items.jsonl",
+        tmp_path / "report.json",
+        1,
+        2,
+        FilterSettings("blind"),
+        AnswererSettings("short", 4),
+    )
+    with pytest.raises(ValueError, match="drops all 1 questions"):
+        filter_guessable.main(settings)
+    assert not settings.output.exists()

@@ -7,13 +7,14 @@ published. Three rules are offered, each judged by the untouched answerer; the d
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from viarl.answer.answerer import Answerer, Request
-from viarl.items import LETTERS, Item
+from viarl.answer.rotation import rotated
+from viarl.items import Item
 from viarl.progress import Progress
 from viarl.selection.training_free import clip_bottomk, clip_topk, item_generator, random
 
@@ -53,13 +54,6 @@ class FilterSettings:
         """Return a rule in words, with its numbers."""
         and_never = " or never right" if self.drop_never_right else ""
         return RULE_TEXTS[rule].format(draws=self.draws, and_never=and_never)
-
-
-def rotated(item: Item, shift: int) -> Item:
-    """Return the item with its options moved on by `shift` places; the answer's letter moves with them."""
-    count = len(item.options)
-    options = tuple(item.options[(place - shift) % count] for place in range(count))
-    return replace(item, options=options, answer=LETTERS[(LETTERS.index(item.answer) + shift) % count])
 
 
 class Filter:

@@ -122,7 +122,10 @@ class Answerer:
         """Answer different requests and keep the replies."""
         groups = {key: self._groups(request) for key, request in requests.items()}
         patches = self._patches(list(dict.fromkeys(group for own in groups.values() for group in own)))
-        prompts = {key: self._prompt(requests[key], [patches[group] for group in groups[key]]) for key in requests}
+        encoded: dict[Any, Prompt] = {}
+        prompts = {
+            key: self._prompt(requests[key], [patches[group] for group in groups[key]], encoded) for key in requests
+        }
         order = sorted(requests, key=lambda key: prompts[key].length)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -141,13 +144,15 @@ class Answerer:
             if progress:
                 progress.advance(len(batch))
 
-    def _prompt(self, request: Request, patches: Sequence[_Patch]) -> Prompt:
-        """Return the request's prompt without vision features."""
+    def _prompt(self, request: Request, patches: Sequence[_Patch], encoded: dict[Any, Prompt]) -> Prompt:
+        """Return the request's prompt without vision features; frames of one size share it, through `encoded`."""
         item = request.item
-        messages = answerer_messages(self.template, item.question, item.options, frames=bool(patches))
-        if not patches:
-            return self.encoder.prompt(messages)
-        return self.encoder.prompt(messages, grid=torch.tensor([len(patches), patches[0].height, patches[0].width]))
+        size = (len(patches), patches[0].height, patches[0].width) if patches else None
+        key = (item.question, item.options, size)
+        if key not in encoded:
+            messages = answerer_messages(self.template, item.question, item.options, frames=bool(patches))
+            encoded[key] = self.encoder.prompt(messages, grid=None if size is None else torch.tensor(size))
+        return encoded[key]
 
     def _groups(self, request: Request) -> list[Group]:
         """Split the frames, in temporal order, into temporal patches; the last frame fills up, as in the processor."""

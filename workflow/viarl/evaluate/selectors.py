@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from viarl.answer.answerer import Answerer, Reply, Request
+from viarl.answer.rotation import letter_before, rotated
 from viarl.evaluate.statistics import evidence_recall
-from viarl.filtering import rotated
-from viarl.items import LETTERS, Item
+from viarl.items import Item
 from viarl.progress import Progress
 from viarl.selection.picks import GREEDY, SAMPLED, Pick
 from viarl.selection.training_free import aks, bolt, clip_topk, item_generator, oracle, qframe, random
@@ -144,10 +144,7 @@ def _learned(item: Item, sources: Sources, name: str) -> Choice:
 def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **labels: Any) -> list[dict[str, Any]]:
     """Answer all choices and return rows as in viarl.evaluate.rows (`labels`: benchmark, cycle)."""
     asked = [choice for choice in choices if not choice.failed]
-    requests = [
-        Request(rotated(choice.item, choice.rotation) if choice.rotation else choice.item, choice.indices)
-        for choice in asked
-    ]
+    requests = [Request(rotated(choice.item, choice.rotation), choice.indices) for choice in asked]
     replies = iter(answerer.answer(requests, Progress("answers", len(requests))))
     times: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = []
@@ -168,9 +165,7 @@ def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **
 
 def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.ndarray]) -> dict[str, Any]:
     item = choice.item
-    letter = reply.letter
-    if letter and choice.rotation:
-        letter = LETTERS[(LETTERS.index(letter) - choice.rotation) % len(item.options)]
+    letter = letter_before(reply.letter, item, choice.rotation)
     seen: list[float] = []
     if choice.indices:
         if item.video not in times:
