@@ -1,0 +1,150 @@
+"""Questions on pretraining films, and the batches from which a selector stand-in's language model learns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from viarl.datasets.needle import TEMPORAL_TASKS, Scene, question, repeated_cards
+from viarl.prompts import selector_messages
+from viarl.stand_ins.corpus import thought
+from viarl.stand_ins.films import Films
+from viarl.vlm import Encoder, Prompt, forward_arguments
+
+TEMPORAL_SHARE = 0.36  # of the questions, as in the data set
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A question on film number `video`, the thought that precedes the list, and where the card is in view.
+
+    evidence: the candidate frames that show the card; context: those of other cards that the question depends on.
+    """
+
+    video: int
+    task: str
+    question: str
+    thought: str
+    evidence: tuple[int, ...]
+    context: tuple[int, ...] = ()
+
+
+def _tasks(scene: Scene) -> Iterator[tuple[str, int | None]]:
+    for card, shown in enumerate(scene.cards):
+        if shown.colour != scene.repeated:
+            yield "none", card
+    for task in TEMPORAL_TASKS:
+        yield task, None
+
+
+def all_lessons(films: Films) -> list[Lesson]:
+    """Return every well-posed question on the films."""
+    lessons = []
+    for video, scene in enumerate(films.scenes):
+        marker = next(place for place, card in enumerate(scene.cards) if card.colour == scene.marker)
+        for task, card in _tasks(scene):
+            try:
+                asked = question(scene, task, card)
+            except ValueError:  # this scene's cards give the task no single answer
+                continue
+            needed = (
+                () if task == "none" else (*(place for place in repeated_cards(scene) if place != asked.card), marker)
+            )
+            context = tuple(int(frame) for place in needed for frame in films.evidence(video, place))
+            evidence = tuple(int(frame) for frame in films.evidence(video, asked.card))
+            colour = scene.cards[asked.card].colour
+            words = thought(colour, task, scene.marker)
+            lessons.append(Lesson(video, task, asked.text, words, evidence, context))
+    return lessons
+
+
+def draw_lessons(lessons: Sequence[Lesson], rng: np.random.Generator, temporal_share: float) -> Iterator[Lesson]:
+    """Yield random lessons without end, `temporal_share` of them temporal, their tasks equally often."""
+    by_task = {task: [lesson for lesson in lessons if lesson.task == task] for task in ("none", *TEMPORAL_TASKS)}
+    temporal = [task for task in TEMPORAL_TASKS if by_task[task]]  # a handful of films may lack a task
+    while True:
+        task = str(rng.choice(temporal)) if rng.random() < temporal_share else "none"
+        yield by_task[task][int(rng.integers(len(by_task[task])))]
+
+
+def some_frames(lesson: Lesson, shown: int, candidates: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose `shown` candidate frames, ascending: evidence, context as far as there is room, and random others.
+
+    A frame of the evidence or context that found no room is not shown at all.
+    """
+    must = [*lesson.evidence, *lesson.context][:shown]
+    others = np.setdiff1d(np.arange(candidates), [*lesson.evidence, *lesson.context])
+    chosen = rng.choice(others, shown - len(must), replace=False)
+    return np.sort(np.concatenate([must, chosen]).astype(np.int64))
+
+
+class Classroom:
+    """Batches of lessons on cached vision features.
+
+    Args:
+        model: the selector; its vision tower is not used.
+        features: (V, N, D), one vision token a candidate frame.
+        template, selected: of the selection prompt.
+    """
+
+    def __init__(self, model: Any, processor: Any, features: torch.Tensor, template: str, selected: int) -> None:
+        self.model, self.processor, self.features = model, processor, features
+        self.template, self.selected = template, selected
+        self.candidates = features.shape[1]
+        self._encoder = Encoder(model, processor)
+        self._merge = processor.video_processor.merge_size
+        self._prompts: dict[tuple[str, int], Prompt] = {}
+
+    def prompt(self, lesson: Lesson, shown: np.ndarray | None = None) -> Prompt:
+        """Return the selection prompt of a lesson, with all candidate frames or only those `shown`."""
+        features = (
+            self.features[lesson.video] if shown is None else self.features[lesson.video, torch.from_numpy(shown)]
+        )
+        key = (lesson.question, len(features))
+        if key not in self._prompts:
+            messages = selector_messages(self.template, lesson.question, self.candidates, self.selected)
+            grid = torch.tensor([len(features), self._merge, self._merge])
+            self._prompts[key] = self._encoder.prompt(messages, grid=grid)
+        return replace(self._prompts[key], features=features)
+
+    def opening(self, lesson: Lesson) -> str:
+        """Return a completion up to its first number."""
+        return f"<think>{lesson.thought}</think><index>["
+
+    def completion(self, lesson: Lesson, first: int) -> str:
+        """Return a whole completion that names `selected` consecutive frames from `first`, or the last ones."""
+        first = min(first, self.candidates - self.selected)
+        numbers = ", ".join(str(first + step) for step in range(self.selected))
+        return f"{self.opening(lesson)}{numbers}]</index>{self.processor.tokenizer.eos_token}"
+
+    def loss(
+        self, prompts: Sequence[Prompt], lessons: Sequence[Lesson], texts: Sequence[str], first_number_weight: float
+    ) -> tuple[torch.Tensor, float]:
+        """Return the mean cross-entropy of the completions' tokens, and that of the first numbers alone.
+
+        The first number is the one token that needs the video; `first_number_weight` is what it counts.
+        """
+        tokenizer = self.processor.tokenizer
+        rows = [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        heads = tokenizer([self.opening(lesson) for lesson in lessons], add_special_tokens=False)["input_ids"]
+        places = torch.arange(len(rows)), torch.tensor([len(head) for head in heads])
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id)  # (B, T)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        steps = torch.arange(ids.shape[1])
+        positions = torch.tensor([prompt.next_position for prompt in prompts])[:, None] + steps
+        arguments = forward_arguments(prompts, ids.device, tokenizer.eos_token_id)
+        logits = self.model(
+            input_ids=torch.cat([arguments["input_ids"], ids], 1),
+            attention_mask=torch.cat([arguments["attention_mask"], mask], 1),
+            position_ids=torch.cat([arguments["position_ids"], positions.expand(3, -1, -1)], 2),
+            mm_encoder_outputs=arguments["mm_encoder_outputs"],
+            logits_to_keep=ids.shape[1] + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+        losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")  # (B, T)
+        weights = mask.float()
+        weights[places] = first_number_weight
+        return (losses * weights).sum() / weights.sum(), float(losses[places].mean().detach())
