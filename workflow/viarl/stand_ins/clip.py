@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from viarl.clip.model import CONFIG_FILE, Clip
@@ -64,7 +63,7 @@ class Pairs:
         self.films = films
         self.indices = [sample_indices(scene.frames, films.cards.shape[1]) for scene in films.scenes]
         frames = films.frames.reshape(-1, *films.frames.shape[2:])
-        small = np.stack([np.asarray(shrink(Image.fromarray(frame), pixels)) for frame in frames])
+        small = np.stack([shrink(frame, pixels) for frame in frames])
         self.pixels = torch.from_numpy(small).permute(0, 3, 1, 2)  # (V * N, 3, h, w) uint8
         shown = films.cards.reshape(-1) >= 0
         self.with_card, self.without = np.flatnonzero(shown), np.flatnonzero(~shown)
@@ -111,7 +110,7 @@ def topk_recall(clip: Clip, films: Films, pixels: int, selected: int, seed: int)
     rng = generator(seed, "clip questions")
     hits: dict[str, list[bool]] = {"plain": [], "temporal": []}
     for video, scene in enumerate(films.scenes):
-        small = [np.asarray(shrink(Image.fromarray(frame), pixels)) for frame in films.frames[video]]
+        small = [shrink(frame, pixels) for frame in films.frames[video]]
         images = clip.encode_images(small)
         for task in ("none", "before", "after"):
             asked = draw_question(scene, task, rng)
