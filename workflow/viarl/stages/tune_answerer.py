@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from viarl import tracking
 from viarl.answer.answerer import Answerer, Request
@@ -67,6 +68,26 @@ def tunable(items: Sequence[Item], picks: dict[str, Pick], source: Path) -> list
     return usable
 
 
+def examples_of(
+    answerer: TunedAnswerer,
+    usable: Sequence[tuple[Item, tuple[int, ...]]],
+    model: Any,
+    processor: Any,
+    cache: FrameCache,
+) -> list[Example]:
+    """Return the training examples; the untuned answerer is asked first where its own words are part of the target."""
+    replies = [""] * len(usable)
+    if answerer.tuning.target == "restated_text_letter":
+        asked = Answerer(model, processor, cache, answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
+        requests = [Request(item, frames) for item, frames in usable]
+        progress = Progress("replies before tuning", len(requests))
+        replies = [reply.text for reply in asked.answer(requests, progress)]
+    return [
+        Example(item, frames, target_text(answerer.tuning.target, item, reply))
+        for (item, frames), reply in zip(usable, replies, strict=True)
+    ]
+
+
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     answerer, tuning = settings.answerer, settings.answerer.tuning
@@ -96,16 +117,7 @@ def main(settings: Settings) -> None:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
-        replies = [""] * len(usable)
-        if tuning.target == "restated_text_letter":
-            asked = Answerer(model, processor, cache, answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
-            requests = [Request(item, frames) for item, frames in usable]
-            progress = Progress("replies before tuning", len(requests))
-            replies = [reply.text for reply in asked.answer(requests, progress)]
-        examples = [
-            Example(item, frames, target_text(tuning.target, item, reply))
-            for (item, frames), reply in zip(usable, replies, strict=True)
-        ]
+        examples = examples_of(answerer, usable, model, processor, cache)
         frozen = None if tuning.train_vision else model
         stop = CheckpointCallback(checkpoints)
         trainer = AnswererTrainer(
