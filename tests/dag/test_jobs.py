@@ -82,6 +82,13 @@ def test_validation_set_on_request(fresh: Workflow) -> None:
     assert "results/data/sets/needle_validation/items.jsonl" in plan.outputs
 
 
+def test_answers_on_request(fresh: Workflow) -> None:
+    """A CSV of answers needs no similarities and no evaluation."""
+    plan = fresh.plan("results/cycle1/answers/needle.csv")
+    assert plan.counts["answer_questions"] == 1
+    assert "evaluate" not in plan.counts
+
+
 def test_slurm_profile_is_found(fresh: Workflow) -> None:
     """`--profile slurm` works from a fresh checkout."""
     assert fresh.plan("--profile", "slurm").counts == fresh.plan().counts

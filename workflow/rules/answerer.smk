@@ -1,8 +1,8 @@
-"""The answerer: its supervised tuning on frames that the frozen selector picks.
+"""The answerer: its supervised tuning on frames that the frozen selector picks, and its answers.
 
 Inputs:  the filtered training questions, frames, the picks of this cycle's selector, the answerer of the previous cycle.
-Outputs: <results>/cycle{c}/answerer/ (an ordinary checkpoint folder).
-Usual order: after select_frames on the training set, before evaluate.smk.
+Outputs: <results>/cycle{c}/answerer/ (an ordinary checkpoint folder); <results>/cycle{c}/answers/{set}.csv on request.
+Usual order: tune_answerer after select_frames on the training set, then evaluate.smk, or answer_questions on your videos.
 """
 
 
@@ -34,3 +34,32 @@ rule tune_answerer:
         "python -m viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
         " --output {output.model:q} 2>&1 | tee {log:q}"
+
+
+rule answer_questions:
+    """Answer a set's questions with a cycle's pair: frames, thoughts and answers as CSV, for your own videos above all."""
+    input:
+        questions="<data>/sets/{set}/items.jsonl",
+        videos="<data>/sets/{set}/videos.jsonl",
+        frames=every_shard("<data>/frames/{set}/{shard}.json"),
+        selected="<results>/cycle{c}/selected/{set}.parquet",
+        answerer=model_file("answerer"),
+    output:
+        answers="<results>/cycle{c}/answers/{set}.csv",
+    log:
+        "<results>/logs/answer_questions/cycle{c}.{set}.log",
+    benchmark:
+        "<results>/benchmarks/answer_questions/cycle{c}.{set}.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=480,
+    params:
+        settings=settings("answer_questions", ANSWERER),
+        answerer=model("answerer"),
+        code=fingerprint("viarl.stages.answer_questions"),
+    shell:
+        "python -m viarl.stages.answer_questions --settings {params.settings:q} --items {input.questions:q}"
+        " --videos {input.videos:q} --manifests {input.frames:q} --selected {input.selected:q}"
+        " --answerer-model {params.answerer:q} --output {output.answers:q} 2>&1 | tee {log:q}"

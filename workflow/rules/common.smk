@@ -10,12 +10,7 @@ Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
 import hashlib
 import json
 
-from viarl import fingerprint as _fingerprint
-
-
-def fingerprint(module):
-    """Until every stage stands: a missing one has no fingerprint."""
-    return _fingerprint.fingerprint(module) if _fingerprint.source_file(module) else "missing"
+from viarl.fingerprint import fingerprint
 
 
 def only(mapping, names):
