@@ -112,7 +112,7 @@ def choose(
 def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int) -> list[Choice]:
     if item.video not in sources.cache:
         reason = sources.cache.bad.get(item.video, "is not in the frame cache")
-        return [Choice(item, name, valid=False, reason=reason, failed="unreadable video")]
+        return _failures(item, name, draws, "unreadable video", reason)
     if name in LEARNED:
         return [_learned(item, sources, name)]
     if name == BLIND:
@@ -127,9 +127,15 @@ def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int)
         try:
             choice = Choice(item, name, tuple(function(view)), draw, best_of=draws if lucky else 1)
         except LookupError as error:
-            return [Choice(item, name, valid=False, failed=str(error))]
+            return _failures(item, name, draws, str(error))
         choices.append(choice)
     return choices
+
+
+def _failures(item: Item, name: str, draws: int, failed: str, reason: str = "") -> list[Choice]:
+    """Return a failed choice for every draw, so that every item weighs the same in every mean."""
+    turns = draws if name in DRAWN else 1
+    return [Choice(item, name, draw=draw, valid=False, reason=reason, failed=failed) for draw in range(turns)]
 
 
 def _learned(item: Item, sources: Sources, name: str) -> Choice:
