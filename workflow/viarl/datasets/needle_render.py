@@ -176,7 +176,8 @@ def encode(frames: np.ndarray, target: Path | BytesIO, quality: int) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        stream.options = {"crf": str(quality), "preset": "veryfast", "g": "32"}
+        # x264's macroblock tree rounds differently from run to run (its result depends on memory alignment)
+        stream.options = {"crf": str(quality), "preset": "veryfast", "g": "32", "x264-params": "mbtree=0"}
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             container.mux(stream.encode(reformat(picture, format="yuv420p")))

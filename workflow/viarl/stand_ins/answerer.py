@@ -1,0 +1,401 @@
+"""Pretraining of the answerer stand-in: the vision tower by linear probes, then letters, then whole replies.
+
+Letters: without a video, to name each option's letter. Learned from whole replies alone, this took hundreds of steps in
+one run and did not come at all in another. Replies: on the features of the frozen tower, from one, two or all selected
+frames, "blue star B": the card it looked for, the shape it saw there, the letter. Naming the colour first turns a
+search with two hops into two searches with one. A share of the rows lacks the card, and the reply says so ("blue none
+B", a random letter), so that the answerer cannot do without the evidence.
+
+So that tuning it on selected frames matters, as with a real answerer, two things are left to the tuning: one colour of
+cards, of which pretraining never shows the evidence, and two cards of the same colour in view.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from viarl.checkpoints import save_model
+from viarl.datasets.needle import (
+    COLOURS,
+    OPTIONS,
+    SHAPES,
+    TEMPORAL_TASKS,
+    Question,
+    draw_question,
+    generator,
+    options,
+    repeated_cards,
+)
+from viarl.files import write_text
+from viarl.items import LETTERS
+from viarl.progress import Progress
+from viarl.prompts import answerer_messages, extract_letter
+from viarl.stand_ins.architecture import Size, build_model, build_processor
+from viarl.stand_ins.corpus import NOT_SEEN, question_text, reply, stand_in_tokenizer
+from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
+from viarl.stand_ins.settings import StandInSettings
+from viarl.video.encode import shrink
+from viarl.vlm import Encoder, Prompt, forward_arguments, generate, video_features
+
+SIZE = Size(layers=4, vision_layers=2)
+
+
+@dataclass(frozen=True)
+class AnswererRecipe:
+    """How the answerer stand-in is trained.
+
+    Args:
+        videos, held_out: pretraining videos, and those that its figures are measured on.
+        vision_steps, vision_batch, vision_rate: of the vision tower; frames in a batch, peak learning rate.
+        letter_steps, letter_batch: of the lesson on letters.
+        steps, batch, rate: of the lesson on replies; questions in a batch, peak learning rate (of both lessons).
+        blind, alone, pair: shares of the rows without a frame, with one and with two; the others have all K.
+        unseen: share of the rows with all frames that lack the card in question.
+        temporal: share of the questions with words of time; then only one of the two cards is in view.
+        withheld: the colour of cards that is asked about only where the card is not in view.
+        questions: held-out questions that each figure is measured on.
+    """
+
+    videos: int = 500
+    held_out: int = 120
+    vision_steps: int = 400
+    vision_batch: int = 128
+    vision_rate: float = 2e-3
+    letter_steps: int = 110
+    letter_batch: int = 48
+    steps: int = 300
+    batch: int = 40
+    rate: float = 2e-3
+    blind: float = 0.05
+    alone: float = 0.35
+    pair: float = 0.15
+    unseen: float = 0.2
+    temporal: float = 0.36
+    withheld: str = "cyan"
+    questions: int = 400
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its frames and the right reply.
+
+    `frames` are candidate frames of film number `video`, ascending; `letter` is the truth, in view or not.
+    """
+
+    video: int
+    asked: Question
+    options: tuple[str, ...]
+    frames: tuple[int, ...]
+    letter: str
+    text: str
+
+
+def cosine(step: int, steps: int, warmup: int = 20) -> float:
+    """Return the share of the peak learning rate: linear warm-up, then a cosine down to a fiftieth."""
+    return min((step + 1) / warmup, max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps))))
+
+
+def _optimise(
+    losses: Iterable[torch.Tensor], parameters: list[torch.nn.Parameter], rate: float, steps: int, what: str
+) -> None:
+    """Take one AdamW step for each loss that the iterator yields."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
+    progress = Progress(what, steps)
+    for step, loss in enumerate(losses):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * cosine(step, steps)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        progress.advance(1, f"loss {loss.item():.3f}")
+
+
+def resized(films: Films, pixels: int) -> np.ndarray:
+    """Return the films' frames as the frame cache hands them to the answerer: (V, N, h, w, 3) uint8."""
+    if max(films.frames.shape[2:4]) <= pixels:
+        return films.frames
+    small = [[shrink(frame, pixels) for frame in video] for video in films.frames]
+    return np.array(small)
+
+
+def train_vision(
+    model: Any, encoder: Encoder, films: Films, frames: np.ndarray, recipe: AnswererRecipe, seed: int
+) -> None:
+    """Teach the tower to put a card's colour and shape into every token of its frame; the probes are thrown away."""
+    rng = generator(seed, "answerer vision")
+    colours = np.full(films.cards.shape, len(COLOURS))
+    shapes = np.full(films.cards.shape, len(SHAPES))
+    for video, scene in enumerate(films.scenes):
+        for number, card in enumerate(scene.cards):
+            evidence = films.evidence(video, number)
+            colours[video, evidence] = COLOURS.index(card.colour)
+            shapes[video, evidence] = SHAPES.index(card.shape)
+    shown, empty = np.argwhere(films.cards != NO_CARD), np.argwhere(films.cards == NO_CARD)
+    kinds = len(COLOURS) + 1
+    probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + len(SHAPES) + 1)
+
+    def losses() -> Iterator[torch.Tensor]:
+        blanks = recipe.vision_batch // 8
+        for _ in range(recipe.vision_steps):
+            rows = np.concatenate([rng.choice(shown, recipe.vision_batch - blanks), rng.choice(empty, blanks)])
+            video, frame = rows.T
+            pixels, grid = encoder.pixels(frames[video, frame])
+            features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
+            scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
+            scores = scores.transpose(1, 2)
+            tokens = scores.shape[-1]
+            colour = torch.from_numpy(colours[video, frame])[:, None].expand(-1, tokens)
+            shape = torch.from_numpy(shapes[video, frame])[:, None].expand(-1, tokens)
+            yield functional.cross_entropy(scores[:, :kinds], colour) + functional.cross_entropy(
+                scores[:, kinds:], shape
+            )
+
+    parameters = [*model.model.visual.parameters(), *probe.parameters()]
+    _optimise(losses(), parameters, recipe.vision_rate, recipe.vision_steps, "answerer vision steps")
+
+
+class Examples:
+    """Draws examples on films; features of the frozen tower are computed once.
+
+    Args:
+        frames: the films' frames at the answerer's size.
+        template: name of the answerer's prompt text.
+    """
+
+    def __init__(self, model: Any, encoder: Encoder, films: Films, frames: np.ndarray, template: str) -> None:
+        self.films, self.encoder, self.template = films, encoder, template
+        self.grid: torch.Tensor
+        features = []
+        for video in frames:
+            pixels, self.grid = encoder.pixels(video)
+            features += video_features(model, [(pixels, self.grid)])
+        self.features = torch.stack(features).unflatten(1, (frames.shape[1], -1))  # (V, N, tokens a frame, D)
+
+    def draw(
+        self, rng: np.random.Generator, count: int, view: str = "seen", task: str | None = None, temporal: float = 0.36
+    ) -> Example:
+        """Draw a question and `count` frames for it.
+
+        Args:
+            count: 0 for a question without a video, with view "unseen".
+            view: "seen": the card is in view, the same colour's other card is not; "unseen": neither is; "both": both.
+            task: draw only this task; else one with words of time with probability `temporal`.
+        """
+        asked = None
+        while asked is None:
+            video = int(rng.integers(len(self.films.scenes)))
+            scene = self.films.scenes[video]
+            drawn = task or (str(rng.choice(TEMPORAL_TASKS)) if rng.random() < temporal else "none")
+            asked = draw_question(scene, drawn, rng)
+        evidence = self.films.evidence(video, asked.card)
+        rivals = [card for card in repeated_cards(scene) if card != asked.card] if asked.task != "none" else []
+        rival = self.films.evidence(video, rivals[0]) if rivals else np.array([], dtype=np.int64)
+        frames: list[int] = []
+        if view != "unseen":
+            frames += list(rng.permutation(evidence)[: int(rng.integers(1, min(count, len(evidence)) + 1))])
+        if view == "both" and len(rival):
+            frames.append(rng.choice(rival))
+        others = np.setdiff1d(np.arange(self.films.cards.shape[1]), [*evidence, *rival])
+        # other cards are the frames that could mislead, so they are shown more often than empty ones
+        weight = np.where(self.films.cards[video, others] == NO_CARD, 1.0, 2.5)
+        frames += list(rng.choice(others, max(count - len(frames), 0), replace=False, p=weight / weight.sum()))
+        letter = LETTERS[int(rng.integers(OPTIONS))]
+        card = scene.cards[asked.card]
+        text = reply(card.colour, card.shape if view != "unseen" else NOT_SEEN, letter)
+        choices = options(scene, asked, letter, rng)
+        return Example(video, asked, choices, tuple(sorted(int(frame) for frame in frames)), letter, text)
+
+    def colour(self, example: Example) -> str:
+        """Return the colour that an example asks about."""
+        return self.films.scenes[example.video].cards[example.asked.card].colour
+
+    def prompt(self, example: Example) -> Prompt:
+        """Return the example's prompt with its features."""
+        messages = answerer_messages(self.template, example.asked.text, example.options, frames=bool(example.frames))
+        if not example.frames:
+            return self.encoder.prompt(messages)
+        features = self.features[example.video, list(example.frames)].flatten(0, 1)
+        return self.encoder.prompt(
+            messages, grid=torch.tensor([len(example.frames), *self.grid[1:]]), features=features
+        )
+
+
+def _lesson(examples: Examples, recipe: AnswererRecipe, selected: int, rng: np.random.Generator) -> Example:
+    """Draw a training example; the withheld colour is asked about only where its card is not in view."""
+    bounds = np.cumsum([recipe.blind, recipe.alone, recipe.pair])
+    count = (0, 1, min(2, selected), selected)[int(np.searchsorted(bounds, rng.random(), side="right"))]
+    unseen = count == 0 or (count == selected and rng.random() < recipe.unseen)
+    while True:
+        example = examples.draw(rng, count, "unseen" if unseen else "seen", temporal=recipe.temporal)
+        if unseen or examples.colour(example) != recipe.withheld:
+            return example
+
+
+def reply_loss(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], replies: Sequence[str], counted: slice = slice(None)
+) -> torch.Tensor:
+    """Return the mean cross-entropy of the `counted` tokens of the replies, each closed by the end token."""
+    texts = [text + tokenizer.eos_token for text in replies]
+    rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id)  # (B, T)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    positions = torch.tensor([prompt.next_position for prompt in prompts])[:, None] + torch.arange(ids.shape[1])
+    arguments = forward_arguments(prompts, ids.device, tokenizer.eos_token_id)
+    logits = model(
+        input_ids=torch.cat([arguments["input_ids"], ids], 1),
+        attention_mask=torch.cat([arguments["attention_mask"], mask], 1),
+        position_ids=torch.cat([arguments["position_ids"], positions.expand(3, -1, -1)], 2),
+        mm_encoder_outputs=arguments["mm_encoder_outputs"],
+        logits_to_keep=ids.shape[1] + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return (losses * mask)[:, counted].sum() / mask[:, counted].sum()
+
+
+def language_parameters(model: Any) -> list[torch.nn.Parameter]:
+    """Return all parameters but the vision tower's."""
+    return [parameter for name, parameter in model.named_parameters() if "visual" not in name]
+
+
+def train_letters(model: Any, encoder: Encoder, template: str, recipe: AnswererRecipe, seed: int) -> None:
+    """Teach the language model to name the options' letters, in any order: "blue star B moon A cross D circle C"."""
+    rng = generator(seed, "answerer letters")
+    letters = LETTERS[:OPTIONS]
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(recipe.letter_steps):
+            prompts, replies = [], []
+            for _ in range(recipe.letter_batch):
+                colour = str(rng.choice(COLOURS))
+                choices = [str(shape) for shape in rng.permutation(SHAPES)[:OPTIONS]]
+                asked = question_text(colour, "none", "")
+                prompts.append(encoder.prompt(answerer_messages(template, asked, choices, frames=False)))
+                named = [f"{choices[place]} {letters[place]}" for place in rng.permutation(OPTIONS)]
+                replies.append(" ".join([colour, *named]))
+            # every second token: the colour and the letters; which option comes next cannot be known
+            yield reply_loss(model, encoder.tokenizer, prompts, replies, slice(None, None, 2))
+
+    _optimise(losses(), language_parameters(model), recipe.rate, recipe.letter_steps, "answerer letter steps")
+
+
+def train_replies(
+    model: Any, tokenizer: Any, examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
+) -> None:
+    """Teach the language model to reply, on the frozen tower's features."""
+    rng = generator(seed, "answerer questions")
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(recipe.steps):
+            batch = [_lesson(examples, recipe, selected, rng) for _ in range(recipe.batch)]
+            prompts = [examples.prompt(example) for example in batch]
+            yield reply_loss(model, tokenizer, prompts, [example.text for example in batch])
+
+    _optimise(losses(), language_parameters(model), recipe.rate, recipe.steps, "answerer reply steps")
+
+
+def accuracy(model: Any, processor: Any, examples: Examples, drawn: Sequence[Example]) -> float:
+    """Return the share of examples whose greedy reply names the right letter."""
+    right = 0
+    for start in range(0, len(drawn), 64):
+        batch = drawn[start : start + 64]
+        completions = generate(
+            model,
+            [examples.prompt(example) for example in batch],
+            eos=processor.tokenizer.eos_token_id,
+            max_new_tokens=8,
+            suppress=[processor.video_token_id, processor.image_token_id],
+        )
+        for example, completion in zip(batch, completions, strict=True):
+            text = processor.tokenizer.decode(completion, skip_special_tokens=True)
+            right += extract_letter(text, example.options) == example.letter
+    return right / len(drawn)
+
+
+def measure(
+    model: Any, processor: Any, examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
+) -> dict[str, float]:
+    """Return accuracies on held-out films, with the data set's share of temporal questions."""
+    found = {}
+    views = {
+        "oracle": (selected, "seen", None),
+        "no_evidence": (selected, "unseen", None),
+        "blind": (0, "unseen", None),
+        "two_cards": (selected, "both", "end"),
+    }
+    for name, (count, view, task) in views.items():
+        rng = generator(seed, f"answerer {name}")
+        drawn = [examples.draw(rng, count, view, task, recipe.temporal) for _ in range(recipe.questions)]
+        found[name] = accuracy(model, processor, examples, drawn)
+        if name == "oracle":
+            withheld = [example for example in drawn if examples.colour(example) == recipe.withheld]
+            found["withheld"] = accuracy(model, processor, examples, withheld) if withheld else 0.0
+    return found
+
+
+def build(settings: StandInSettings, folder: Path, recipe: AnswererRecipe | None = None) -> dict[str, float]:
+    """Pretrain the answerer stand-in, write its checkpoint folder, and return its figures on held-out scenes."""
+    recipe = recipe or AnswererRecipe()
+    recipe = replace(
+        recipe,
+        videos=settings.scaled(recipe.videos),
+        held_out=settings.scaled(recipe.held_out),
+        vision_steps=settings.scaled(recipe.vision_steps),
+        letter_steps=settings.scaled(recipe.letter_steps),
+        steps=settings.scaled(recipe.steps),
+        questions=settings.scaled(recipe.questions),
+    )
+    seed, selected = settings.seed, settings.selected
+    torch.manual_seed(seed)
+    tokenizer = stand_in_tokenizer(settings.candidates)
+    model, processor = build_model(tokenizer, SIZE), build_processor(tokenizer)
+    encoder = Encoder(model, processor)
+    films = film(seed, recipe.videos, settings.candidates)
+    frames = resized(films, settings.answerer_pixels)
+    train_vision(model, encoder, films, frames, recipe, seed)
+    examples = Examples(model, encoder, films, frames, settings.answerer_prompt)
+    train_letters(model, encoder, settings.answerer_prompt, recipe, seed)
+    train_replies(model, tokenizer, examples, recipe, selected, seed)
+    model.eval()
+    held_out = film(seed, recipe.held_out, settings.candidates, HELD_OUT_STREAM)
+    unseen = Examples(model, encoder, held_out, resized(held_out, settings.answerer_pixels), settings.answerer_prompt)
+    measured = measure(model, processor, unseen, recipe, selected, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "card.md", model_card(settings, recipe, measured))
+    save_model(model, processor, folder)
+    return measured
+
+
+def model_card(settings: StandInSettings, recipe: AnswererRecipe, measured: dict[str, float]) -> str:
+    """Return the model card, Markdown."""
+    return f"""# Answerer stand-in
+
+A tiny Qwen2.5-VL (transformers' own classes), {SIZE.layers} layers of width {SIZE.hidden}, trained from scratch so that
+the default run needs no download. It stands where a pretrained answerer stands in a real run; of no other use.
+
+**Taught:** the colour and shape of cards ({recipe.vision_steps} steps of the vision tower); the options' letters
+({recipe.letter_steps} steps); to find the card that a question names among up to {settings.selected} frames and to
+reply "blue star B" ({recipe.steps} steps of {recipe.batch} questions); where the card is not in view, to say so and
+guess ("blue none B"). From {recipe.videos} generated videos (seed {settings.seed}, stream "pretraining") that are in no
+other set.
+
+**Not taught, so that tuning matters:** cards of one colour ({recipe.withheld}), of which it never saw the evidence; to
+tell two cards of one colour apart by the question's words of time.
+
+Measured on {recipe.questions} questions on held-out pretraining scenes, chance being {1 / OPTIONS:.2f}:
+
+| the card in question | accuracy |
+|---|---|
+| in view | {measured["oracle"]:.3f} |
+| in view, of the colour not taught | {measured["withheld"]:.3f} |
+| not in view | {measured["no_evidence"]:.3f} |
+| no video | {measured["blind"]:.3f} |
+| in view with another of its colour, "at the end" | {measured["two_cards"]:.3f} |
+"""
