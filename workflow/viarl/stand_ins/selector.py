@@ -74,9 +74,9 @@ class SelectorRecipe:
     batch: int = 32
     rate: float = 2e-3
     first_number_weight: float = 3.0
-    hide_steps: int = 100
+    hide_steps: int = 150
     hide_rate: float = 3e-4
-    lean: float = 0.1
+    lean: float = 0.03
 
 
 def scaled_recipe(settings: StandInSettings) -> SelectorRecipe:
