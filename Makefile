@@ -60,7 +60,7 @@ lint: env
 	$(BIN)/mypy
 
 unit: env
-	$(BIN)/python -m pytest -n 2 -m "not e2e and not slurm and not gpu and not peer"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not slurm and not gpu and not peer"
 
 e2e: env
 	$(BIN)/python -m pytest -m "e2e"
