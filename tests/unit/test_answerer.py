@@ -8,8 +8,7 @@ from small_answerer import MemoryCache, item, model_and_processor, small_answere
 
 from viarl.answer.answerer import Answerer, Request
 from viarl.prompts import answerer_messages, extract_letter
-from viarl.selection.learned import completion_text, suppressed_tokens
-from viarl.vlm import Encoder, generate, with_features
+from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, with_features
 
 COUNTS = {"v0": 8, "v1": 5}
 

@@ -90,9 +90,9 @@ def test_greedy_equals_the_models_own_generate(selector: tuple[Any, Any]) -> Non
         mm_token_type_ids=prompt.token_types[None],
         max_new_tokens=6,
         do_sample=False,
-        suppress_tokens=learned.suppressed_tokens(processor),
+        suppress_tokens=vlm.suppressed_tokens(processor),
     )[0, prompt.length :]
-    assert one.text == learned.completion_text(processor, tokens)
+    assert one.text == vlm.completion_text(processor, tokens)
 
 
 def test_prompts_say_the_true_number_of_frames(selector: tuple[Any, Any]) -> None:

@@ -5,6 +5,7 @@ prompt alone, and a completion goes on from the largest position of its prompt, 
 them to the model's forward would place completions differently in training and in generation.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from transformers import AutoProcessor, DynamicCache, Qwen2_5_VLForConditionalGe
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; fixes the temporal spacing of positions
+PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -51,26 +54,52 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def checkpoint(model: str | Path) -> str:
+    """Return the folder of a checkpoint, or the hub id that `model` is; FileNotFoundError for what is neither."""
+    folder = Path(model)
+    if (folder / "config.json").exists():
+        return str(folder)
+    if folder.is_absolute() or folder.exists() or not _HUB_ID.fullmatch(str(model)):
+        raise FileNotFoundError(
+            f"{model} holds no checkpoint (no config.json) and is no hub id (owner/name); "
+            "name another model, or delete the folder so that its rule makes it again"
+        )
+    return str(model)
+
+
 def load_model(
     model: str | Path, dtype: str = "float32", attention: str = "sdpa", device: str = "auto"
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load a Qwen2.5-VL checkpoint (folder or hub id) in evaluation mode.
 
-    Errors: FileNotFoundError if a folder lacks its weights, ValueError for an unknown dtype.
+    Errors: FileNotFoundError for a folder without weights, ValueError for an unknown dtype.
     """
-    if isinstance(model, Path) and not (model / "config.json").exists():
-        raise FileNotFoundError(f"{model} holds no checkpoint (no config.json); run the rule that makes it")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        str(model), dtype=getattr(torch, dtype), attn_implementation=attention
+        checkpoint(model), dtype=getattr(torch, dtype), attn_implementation=attention
     )
     return loaded.to(resolve_device(device)).eval()
 
 
 def load_processor(model: str | Path) -> Any:
     """Load the processor (tokenizer, chat template, video processor) of a checkpoint."""
-    return AutoProcessor.from_pretrained(str(model))
+    return AutoProcessor.from_pretrained(checkpoint(model))
+
+
+def suppressed_tokens(processor: Any) -> list[int]:
+    """Return the ids that a reply must never contain: placeholders and marks of images and videos."""
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", processor.image_token, processor.video_token)
+    known = processor.tokenizer.get_vocab()
+    return sorted({known[name] for name in names if name in known})
+
+
+def completion_text(processor: Any, completion: torch.Tensor) -> str:
+    """Return the text of a completion (T,), without its closing token."""
+    tokens = completion.tolist()
+    if tokens and tokens[-1] == processor.tokenizer.eos_token_id:
+        tokens = tokens[:-1]
+    return str(processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
 
 class Encoder:

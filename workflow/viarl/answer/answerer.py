@@ -16,8 +16,17 @@ import torch
 from viarl.items import Item
 from viarl.progress import Progress
 from viarl.prompts import answerer_messages, extract_letter
-from viarl.selection.learned import PATCHES_A_PASS, completion_text, suppressed_tokens
-from viarl.vlm import Encoder, Prompt, generate, load_model, load_processor, video_features
+from viarl.vlm import (
+    PATCHES_A_PASS,
+    Encoder,
+    Prompt,
+    completion_text,
+    generate,
+    load_model,
+    load_processor,
+    suppressed_tokens,
+    video_features,
+)
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -215,8 +224,7 @@ def _key(request: Request) -> tuple[str, str, tuple[str, ...], tuple[int, ...]]:
 
 
 def load_answerer(model: Path, settings: AnswererSettings, cache: "FrameCache", device: str = "auto") -> Answerer:
-    """Load an answerer from a checkpoint folder, or from a hub id where there is no such folder."""
-    source = model if model.is_dir() else str(model)
-    loaded = load_model(source, settings.dtype, settings.attention, device)
-    processor = load_processor(source)
+    """Load an answerer (see `load_model`)."""
+    loaded = load_model(model, settings.dtype, settings.attention, device)
+    processor = load_processor(model)
     return Answerer(loaded, processor, cache, settings.prompt, settings.max_new_tokens, settings.batch_size)

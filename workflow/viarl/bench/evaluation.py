@@ -24,13 +24,12 @@ from viarl.evaluate.selectors import Sources, choose
 from viarl.files import sha256_file, write_json
 from viarl.items import Item, Video
 from viarl.prompts import answerer_messages, extract_letter
-from viarl.selection.learned import completion_text, suppressed_tokens
 from viarl.stand_ins.architecture import Size, build_model, build_processor
 from viarl.stand_ins.corpus import TEMPLATE, stand_in_tokenizer
 from viarl.video.cache import FrameCache
 from viarl.video.format import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
-from viarl.vlm import Encoder, generate, with_features
+from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, with_features
 
 FRAMES = CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56)
 SELECTED = 4

@@ -60,7 +60,9 @@ class Training:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"training.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
         if self.group_size < 2:
-            raise ValueError(f"training.group_size {self.group_size} must be at least 2: a group is compared with itself")
+            raise ValueError(
+                f"training.group_size {self.group_size} must be at least 2: a group is compared with itself"
+            )
         for name in ("steps", "prompts_per_step", "save_every", "updates_per_rollout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")

@@ -134,7 +134,9 @@ def _tree_mask(segments: torch.Tensor, attention: str, dtype: torch.dtype) -> to
         return allowed
     if attention == "eager":
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-    raise ValueError(f"attention {attention!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa")
+    raise ValueError(
+        f"attention {attention!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa"
+    )
 
 
 def _attention(model: Any) -> str:

@@ -16,8 +16,8 @@ import torch
 from viarl.items import Item
 from viarl.prompts import selector_messages
 from viarl.rl.prefix import Group, plain_log_probs, shared_log_probs
-from viarl.selection.learned import SelectorPrompts, suppressed_tokens
-from viarl.vlm import Prompt, generate, with_features
+from viarl.selection.learned import SelectorPrompts
+from viarl.vlm import Prompt, generate, suppressed_tokens, with_features
 
 
 class PromptSource(Protocol):

@@ -37,7 +37,7 @@ from viarl.rl.config import SCHEDULES, SelectorTask
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
 from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
-from viarl.selection.learned import completion_text
+from viarl.vlm import completion_text
 
 # The hooks that are overridden, with the parameters they had in the pinned version: all but `log` are private.
 HOOKS = {
@@ -380,9 +380,7 @@ class SelectorTrainer(GRPOTrainer):
             inputs.old = result.log_probs.detach()
             self._set_advantages([inputs])
         assert inputs.old is not None and inputs.advantages is not None
-        outcome = policy_loss(
-            result.log_probs, inputs.old, inputs.advantages, result.mask, self.setting.clip_epsilon
-        )
+        outcome = policy_loss(result.log_probs, inputs.old, inputs.advantages, result.mask, self.setting.clip_epsilon)
         loss = outcome.loss * self.accelerator.num_processes / inputs.tokens  # DDP averages over processes
         if not bool(torch.isfinite(loss)):
             raise RuntimeError("the loss is not finite; lower selector.training.learning_rate, or see the last log")

@@ -20,12 +20,20 @@ from viarl.items import Item
 from viarl.memory import Recent
 from viarl.progress import Progress
 from viarl.prompts import Selection, parse_selection, selector_messages
-from viarl.vlm import Encoder, Prompt, generate, load_model, load_processor, video_features
+from viarl.vlm import (
+    PATCHES_A_PASS,
+    Encoder,
+    Prompt,
+    completion_text,
+    generate,
+    load_model,
+    load_processor,
+    suppressed_tokens,
+    video_features,
+)
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
-
-PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
 
 
 @dataclass(frozen=True)
@@ -164,10 +172,9 @@ def load_selector(
     device: str = "auto",
     features_folder: Path | None = None,
 ) -> tuple[Any, SelectorPrompts]:
-    """Load a selector and its prompts from a checkpoint folder, or from a hub id where there is no such folder."""
-    name = source if source.is_dir() else str(source)
-    model = load_model(name, settings.dtype, settings.attention, device)
-    return model, SelectorPrompts(model, load_processor(name), cache, settings.prompt, selected, features_folder)
+    """Load a selector (see `load_model`) and its prompts."""
+    model = load_model(source, settings.dtype, settings.attention, device)
+    return model, SelectorPrompts(model, load_processor(source), cache, settings.prompt, selected, features_folder)
 
 
 def tower_fingerprint(model: Any) -> str:
@@ -181,21 +188,6 @@ def tower_fingerprint(model: Any) -> str:
 
 def _frames_key(frames: np.ndarray) -> str:
     return hashlib.sha256(str(frames.shape).encode() + np.ascontiguousarray(frames).tobytes()).hexdigest()
-
-
-def suppressed_tokens(processor: Any) -> list[int]:
-    """Return the ids that a reply must never contain: placeholders and marks of images and videos."""
-    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", processor.image_token, processor.video_token)
-    known = processor.tokenizer.get_vocab()
-    return sorted({known[name] for name in names if name in known})
-
-
-def completion_text(processor: Any, completion: torch.Tensor) -> str:
-    """Return the text of a completion (T,), without its closing token."""
-    tokens = completion.tolist()
-    if tokens and tokens[-1] == processor.tokenizer.eos_token_id:
-        tokens = tokens[:-1]
-    return str(processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
 
 def item_draws(seed: int, item_id: str, count: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Tokenizer, processor and untrained models of the stand-ins: real transformers classes, a few hundred thousand weights.
+"""Tokenizer, processor and untrained models of the stand-ins: real transformers classes, about a million weights.
 
 A stand-in takes a Qwen2.5-VL checkpoint's place where none can be downloaded. Sizes follow what was measured to learn
 on two CPU cores; temporal_patch_size is 1 so that every candidate frame has tokens of its own.
