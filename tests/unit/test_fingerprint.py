@@ -96,3 +96,9 @@ def test_every_stage_has_one() -> None:
     stages = Path(subject.__file__).parent / "stages"
     found = {path.stem: subject.fingerprint(f"viarl.stages.{path.stem}") for path in stages.glob("[a-z]*.py")}
     assert found and all(len(value) == 16 for value in found.values())
+
+
+def test_a_module_that_only_watches_is_no_part_of_it(library: Path) -> None:
+    assert edited(library, "stages/train.py", FILES["stages/train.py"] + "import viarl.tracking\n")
+    assert not edited(library, "tracking.py", "def start():\n    return 1\n")
+    assert not edited(library, "tracking.py", "def start():\n    return 2\n")

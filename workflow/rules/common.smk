@@ -95,7 +95,7 @@ def settings(stage, *parts):
 
     `parts` are mappings, or functions of the wildcards that return one. The job's name for the tracking is added.
     """
-    code = fingerprint(f"viarl.stages.{stage}")
+    code = fingerprint(module or f"viarl.stages.{stage}")
 
     def text(w):
         values = {"tracking": {"stage": stage, "wildcards": dict(w.items()), "code": code}}

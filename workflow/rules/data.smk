@@ -72,7 +72,7 @@ rule build_stand_ins:
         runtime=120,
     params:
         settings=settings("build_stand_ins", STAND_INS, lambda w: {"role": w.role}),
-        code=fingerprint("viarl.stages.build_stand_ins"),
+        code=lambda w: fingerprint(f"viarl.stand_ins.{w.role}"),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"
         " --model {output.model:q} 2>&1 | tee {log:q}"

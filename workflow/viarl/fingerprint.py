@@ -3,7 +3,8 @@
 Snakemake does not see the modules that a stage imports. `fingerprint("viarl.stages.x")` hashes the stage's first-party
 import closure: the module, the modules of this package that it imports (anywhere, also inside functions), the packages
 that hold them, and so on. Of each it hashes the syntax tree without docstrings; comments and formatting are no part of
-the tree. Modules found at run time only, by a computed name, are not seen: import them by name.
+the tree. Modules found at run time only, by a computed name, are not seen: import them by name. Modules that only watch
+(`WATCHERS`: progress lines, MLflow) change no result and are left out, so that better logging never retrains a model.
 """
 
 import ast
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "viarl"
+WATCHERS = frozenset({"viarl.progress", "viarl.tracking"})
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,12 +33,12 @@ def fingerprint(module: str, root: Path = ROOT) -> str:
 
 
 def closure(module: str, root: Path = ROOT) -> set[str]:
-    """Return the dotted names of `module` and of all first-party modules that it imports, directly or not."""
+    """Return the dotted names of `module` and of all first-party modules that it imports, directly or not, without watchers."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or source_file(name, root) is None:
+        if name in found or name in WATCHERS or source_file(name, root) is None:
             continue
         found.add(name)
         waiting.extend(_module(name, root)[1])
