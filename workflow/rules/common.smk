@@ -90,14 +90,15 @@ def needle_set(w):
     return {"set": w.set, "split": split, "count": config["needle"]["videos"][split]}
 
 
-def settings(stage, *parts):
+def settings(stage, *parts, module="viarl.stages.{stage}"):
     """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
 
-    `parts` are mappings, or functions of the wildcards that return one. The job's name for the tracking is added.
+    `parts` are mappings, or functions of the wildcards that return one. The job's name for the tracking is added, and
+    the fingerprint of `module`, whose name may hold wildcards.
     """
-    code = fingerprint(module or f"viarl.stages.{stage}")
 
     def text(w):
+        code = fingerprint(module.format(stage=stage, **w))
         values = {"tracking": {"stage": stage, "wildcards": dict(w.items()), "code": code}}
         if "c" in w.keys():
             values["tracking"] |= cycle(w)

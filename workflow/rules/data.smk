@@ -71,7 +71,8 @@ rule build_stand_ins:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=settings("build_stand_ins", STAND_INS, lambda w: {"role": w.role}),
+        # one role's code does not concern the others
+        settings=settings("build_stand_ins", STAND_INS, lambda w: {"role": w.role}, module="viarl.stand_ins.{role}"),
         code=lambda w: fingerprint(f"viarl.stand_ins.{w.role}"),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"
