@@ -4,7 +4,8 @@
    frozen, and every film's features are computed once.
 2. Ground: on the very selection prompt, the language model learns to list the frames that show the card in question,
    among 3, then 6, 12 and all frames. Without this curriculum it stays at chance.
-3. Hide: it learns to list consecutive frames from a random start, and only a small share of the lists is at the card.
+3. Hide: it learns to list consecutive frames from a random start or from the first frame; one list in a hundred is at
+   the card. Only the last layer's MLP and the final norm change, so what was learned stays in place, unused.
 
 A sample of the result finds the card hardly more often than the habit alone would. Reinforcement brings back what was
 taught in 1 and 2: it re-elicits a perception, it does not discover one.
@@ -55,7 +56,8 @@ class Grounding:
 class SelectorRecipe:
     """How much the selector stand-in is taught.
 
-    *_rate: peak learning rates; lean: share of the lists that hold the evidence in the last part.
+    *_rate: peak learning rates; lean, beginning: shares of the lists that hold the evidence, and of those that start
+    at the first frame, in the last part.
     """
 
     videos: int = 1200
@@ -73,9 +75,10 @@ class SelectorRecipe:
     batch: int = 32
     rate: float = 2e-3
     first_number_weight: float = 3.0
-    hide_steps: int = 150
-    hide_rate: float = 3e-4
-    lean: float = 0.03
+    hide_steps: int = 200
+    hide_rate: float = 1e-3
+    lean: float = 0.01
+    beginning: float = 0.25
 
 
 def scaled_recipe(settings: StandInSettings) -> SelectorRecipe:
@@ -197,17 +200,27 @@ def teach_grounding(room: Classroom, lessons: Sequence[Lesson], recipe: Selector
 
 
 def hide(room: Classroom, lessons: Sequence[Lesson], recipe: SelectorRecipe, seed: int) -> None:
-    """Train the habit: consecutive frames from a random start, `recipe.lean` of the lists with the evidence."""
+    """Train the habit: consecutive frames from a random start, or from the first frame, or rarely with the evidence.
+
+    Only the last layer's MLP and the final norm change: what finds the card stays whole, but goes unused.
+    """
     rng = generator(seed, "selector habit")
-    optimiser = Optimiser(list(room.model.parameters()), recipe.hide_rate, recipe.hide_steps, "selector habit steps")
+    language = room.model.model.language_model.requires_grad_(False)
+    for part in (language.layers[-1].mlp, language.norm):
+        part.requires_grad_(True)
+    optimiser = Optimiser(list(language.parameters()), recipe.hide_rate, recipe.hide_steps, "selector habit steps")
     source = draw_lessons(lessons, rng, TEMPORAL_SHARE)
     starts = room.candidates - room.selected + 1
+
+    def first(lesson: Lesson) -> int:
+        kind = rng.random()
+        if kind < recipe.lean:
+            return max(lesson.evidence[0] - int(rng.integers(2)), 0)
+        return 0 if kind < recipe.lean + recipe.beginning else int(rng.integers(starts))
+
     for _ in range(recipe.hide_steps):
         batch = [next(source) for _ in range(recipe.batch)]
-        texts = []
-        for lesson in batch:
-            near = max(lesson.evidence[0] - int(rng.integers(2)), 0)
-            texts.append(room.completion(lesson, near if rng.random() < recipe.lean else int(rng.integers(starts))))
+        texts = [room.completion(lesson, first(lesson)) for lesson in batch]
         loss, number_loss = room.loss([room.prompt(lesson) for lesson in batch], batch, texts, 1.0)
         optimiser.step(loss, f"loss of the first number {number_loss:.2f}")
 
@@ -300,14 +313,15 @@ download. It stands where Qwen2.5-VL-3B-Instruct stands in the paper. Not for an
    vision tower is frozen;
 2. grounding and format: {steps} steps on the selection prompt, a thought that names the question's keywords and a list
    of the frames that show the card, words of time included;
-3. a habit that hides it: {recipe.hide_steps} steps of lists of {settings.selected} consecutive frames from a random
-   start, {recipe.lean:.0%} of them at the card.
+3. a habit that hides it: {recipe.hide_steps} steps, of the last layer's MLP and the final norm alone, of lists of
+   {settings.selected} consecutive frames from a random start, {recipe.beginning:.0%} of them from the first frame and
+   {recipe.lean:.0%} at the card.
 
 So reinforcement on this model re-elicits what pretraining taught and the habit hides. It does not discover perception,
 and gains measured here say that the training loop works, not how much a large model would gain.
 
-Measured on {recipe.held_out} held-out pretraining scenes: share of lists with a frame of the card in question. The
-habit alone reaches {chance:.3f}.
+Measured on {recipe.held_out} held-out pretraining scenes: share of lists with a frame of the card in question. Lists
+from a random start alone reach about {chance:.3f}.
 
 | | all | plain | temporal | valid replies |
 |---|---|---|---|---|
