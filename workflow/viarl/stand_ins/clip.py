@@ -123,15 +123,20 @@ def topk_recall(clip: Clip, films: Films, pixels: int, selected: int, seed: int)
     return {**{name: float(np.mean(values)) for name, values in hits.items()}, "chance": chance}
 
 
-def build(settings: StandInSettings, folder: Path, recipe: ClipRecipe | None = None) -> dict[str, float]:
-    """Train the stand-in, write its folder (the weights last), and return its measured recall on held-out scenes."""
-    recipe = recipe or ClipRecipe()
-    recipe = replace(
-        recipe,
-        videos=settings.scaled(recipe.videos),
-        held_out=settings.scaled(recipe.held_out),
-        steps=settings.scaled(recipe.steps),
+def scaled_recipe(settings: StandInSettings) -> ClipRecipe:
+    """Return the recipe at the settings' effort."""
+    full = ClipRecipe()
+    return replace(
+        full,
+        videos=settings.scaled(full.videos),
+        held_out=settings.scaled(full.held_out),
+        steps=settings.scaled(full.steps),
     )
+
+
+def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
+    """Train the stand-in, write its folder (the weights last), and return its measured recall on held-out scenes."""
+    recipe = scaled_recipe(settings)
     pixels, seed = settings.selector_pixels, settings.seed
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG_FILE, model_config(pixels))
