@@ -8,6 +8,7 @@ import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from viarl.prompts import selector_messages
+from viarl.rl.attention import NAME, enable
 from viarl.rl.prefix import Group, plain_log_probs, shared_log_probs
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.vlm import Encoder, with_features
@@ -33,6 +34,7 @@ def _model():
     tokenizer = build_tokenizer(TEXTS * 3, 32)
     built = build_model(tokenizer, Size(hidden=32, layers=2, mlp=64, vision_hidden=32)).double()
     built.processor = build_processor(tokenizer)
+    enable(built)
     return built
 
 
@@ -63,10 +65,10 @@ def gradients(model, result):
 
 
 # eager attention rounds its softmax to float32, in a float64 model too
-@pytest.mark.parametrize(("attention", "tolerance"), [("sdpa", 1e-12), ("eager", 1e-5)])
+@pytest.mark.parametrize(("attention", "tolerance"), [(NAME, 1e-12), ("sdpa", 1e-12), ("eager", 1e-5)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_and_gradients_equal_the_plain_forward(model, groups, attention, tolerance, temperature):
-    model.set_attn_implementation(attention)
+    model.set_attn_implementation({"text_config": attention})
     shared = shared_log_probs(model, groups, pad=0, temperature=temperature)
     plain = plain_log_probs(model, groups, pad=0, temperature=temperature)
     assert shared.mask.tolist() == plain.mask.tolist()
@@ -76,7 +78,7 @@ def test_log_probs_and_gradients_equal_the_plain_forward(model, groups, attentio
     ours, theirs = gradients(model, shared), gradients(model, plain)
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < tolerance
-    model.set_attn_implementation("sdpa")
+    enable(model)
 
 
 def test_positions_follow_the_video(model, groups):
@@ -124,4 +126,4 @@ def test_an_attention_without_masks_is_refused(model, groups):
         with pytest.raises(ValueError, match="sdpa"):
             shared_log_probs(model, groups, pad=0)
     finally:
-        model.set_attn_implementation("sdpa")
+        model.config.get_text_config()._attn_implementation = NAME

@@ -12,6 +12,7 @@ from viarl.answer.answerer import Reply
 from viarl.checkpoints import save_model
 from viarl.items import Item
 from viarl.prompts import selector_messages
+from viarl.rl import attention
 from viarl.rl.config import Lora, SelectorTask, Training
 from viarl.rl.prefix import Group, shared_log_probs
 from viarl.rl.trainer import SelectorTrainer, check_trl, training_order
@@ -205,7 +206,14 @@ def test_a_dropped_video_stops_training(start, tmp_path):
 
 
 def test_an_attention_that_ignores_the_mask_stops_training(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("viarl.rl.prefix._tree_mask", lambda segments, attention, dtype: None)
+    """As an attention backend would that sees its own future."""
+    right = attention.build_layout
+
+    def wrong(*arguments):
+        layout = right(*arguments)
+        return replace(layout, completion_mask=torch.ones_like(layout.completion_mask))
+
+    monkeypatch.setattr(attention, "build_layout", wrong)
     with pytest.raises(RuntimeError, match="differs from the plain one"):
         make(start, tmp_path).train()
 

@@ -4,10 +4,11 @@ The G completions of a group share their prompt, most of which is video. Each gr
 
     [padding | prompt | completion 1 | completion 2 | … | completion G | padding]
 
-with an attention mask in which a completion sees the prompt and itself, but no other completion, and with the positions
-that each completion would have on its own. That is exact, not an approximation: log-probabilities and gradients equal
+with an attention in which a completion sees the prompt and itself, but no other completion (viarl.rl.attention, or a
+mask), and with the positions that each completion would have on its own. That is exact, not an approximation: log-probabilities and gradients equal
 those of G separate rows (tests/unit/test_prefix.py, in float64). It needs no key-value cache, so gradient checkpointing
-and wrapped models (DDP, DeepSpeed, PEFT) work; the only demand is an attention that takes a mask (sdpa, eager).
+and wrapped models (DDP, DeepSpeed, PEFT) work; the only demand is an attention that takes a mask
+(sdpa, eager).
 Similar: PrefixGrouper (github: johncaged/PrefixGrouper).
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from viarl.rl import attention
 from viarl.vlm import Prompt, left_pad, video_outputs
 
 LOGITS_A_CHUNK = 2**26  # elements turned into float32 at once; bounds the memory of large vocabularies
@@ -71,13 +73,19 @@ def shared_log_probs(model: Any, groups: Sequence[Group], *, pad: int, temperatu
         1,
     )
     segments, positions = _layout(groups, width)
-    mask = _tree_mask(segments.to(device), _attention(model), next(model.parameters()).dtype)
+    masking: dict[str, Any]
+    if (kind := _attention(model)) == attention.NAME:
+        lengths = [[len(completion) for completion in group.completions] for group in groups]
+        prompts = [group.prompt.length for group in groups]
+        masking = {"shared_prefix": attention.build_layout(lengths, prompts, width, device)}
+    else:
+        masking = {"attention_mask": _tree_mask(segments.to(device), kind, next(model.parameters()).dtype)}
     output = model(
         input_ids=ids.to(device),
-        attention_mask=mask,
         position_ids=positions.to(device),
         use_cache=False,
         logits_to_keep=width + 1,  # the prompt's last token predicts every first token
+        **masking,
         **_video_arguments([group.prompt for group in groups], device),
     )
     return _gather(output.logits, groups, temperature)
@@ -124,18 +132,18 @@ def _layout(groups: Sequence[Group], width: int) -> tuple[torch.Tensor, torch.Te
     return torch.cat([prompt_segments, segments], 1), torch.cat([prompt_positions, positions], 2).permute(1, 0, 2)
 
 
-def _tree_mask(segments: torch.Tensor, attention: str, dtype: torch.dtype) -> torch.Tensor:
+def _tree_mask(segments: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.Tensor:
     """Return who sees whom, (B, 1, S, S): bool for sdpa, additive for eager. Padding sees itself, lest it be NaN."""
     order = torch.arange(segments.shape[1], device=segments.device)
     seen = segments[:, None, :]
     allowed = (order[:, None] >= order) & (seen >= 0) & ((seen == 0) | (seen == segments[:, :, None]))
     allowed = (allowed | (order[:, None] == order))[:, None]
-    if attention == "sdpa":
+    if kind == "sdpa":
         return allowed
-    if attention == "eager":
+    if kind == "eager":
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     raise ValueError(
-        f"attention {attention!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa"
+        f"attention {kind!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa"
     )
 
 

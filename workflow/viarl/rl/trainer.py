@@ -32,6 +32,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generat
 
 from viarl.checkpoints import restore_weights
 from viarl.items import Item
+from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
 from viarl.rl.config import SCHEDULES, SelectorTask
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
@@ -143,6 +144,7 @@ class SelectorTrainer(GRPOTrainer):
         self.microbatch = training.groups_per_microbatch or self.local_groups
         self.accumulation = _share(self.local_groups, self.microbatch, "groups_per_microbatch")
         model.model.visual.requires_grad_(training.train_vision)
+        attention.enable(model)
         reference = self._make_reference(model)
         rollouts = training.steps // training.updates_per_rollout
         order = training_order(len(self.items), rollouts * training.prompts_per_step, task.seed)
