@@ -33,7 +33,7 @@ def fingerprint(module: str, root: Path = ROOT) -> str:
 
 
 def closure(module: str, root: Path = ROOT) -> set[str]:
-    """Return the dotted names of `module` and of all first-party modules that it imports, directly or not, without watchers."""
+    """Return the dotted names of `module` and of all first-party modules that it imports at any depth, but watchers."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
