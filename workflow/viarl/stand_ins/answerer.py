@@ -44,6 +44,7 @@ class AnswererRecipe:
     Args:
         videos, held_out: pretraining videos, and those that its figures are measured on.
         vision_steps, vision_batch, vision_rate: of the vision tower; frames in a batch, peak learning rate.
+        shift: pixels by which frames are moved at random, so that few videos show cards everywhere.
         letter_steps, letter_batch: of the lesson on letters.
         steps, batch, rate: of the lesson on replies; questions in a batch, peak learning rate (of both lessons).
         blind, alone, pair: shares of the rows without a frame, with one and with two; the others have all K.
@@ -55,9 +56,10 @@ class AnswererRecipe:
 
     videos: int = 500
     held_out: int = 120
-    vision_steps: int = 400
+    vision_steps: int = 500
     vision_batch: int = 128
     vision_rate: float = 2e-3
+    shift: int = 6
     letter_steps: int = 110
     letter_batch: int = 48
     steps: int = 300
@@ -101,6 +103,14 @@ def resized(films: Films, pixels: int) -> np.ndarray:
     return np.array(small)
 
 
+def shifted(frames: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:
+    """Move each frame, (B, h, w, 3), by up to `pixels` in each direction; the border is repeated outwards."""
+    height, width = frames.shape[1:3]
+    padded = np.pad(frames, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
+    corners = rng.integers(0, 2 * pixels + 1, (len(frames), 2))
+    return np.stack([frame[y : y + height, x : x + width] for frame, (y, x) in zip(padded, corners, strict=True)])
+
+
 def train_vision(
     model: Any, encoder: Encoder, films: Films, frames: np.ndarray, recipe: AnswererRecipe, seed: int
 ) -> None:
@@ -122,7 +132,7 @@ def train_vision(
         for _ in range(recipe.vision_steps):
             rows = np.concatenate([rng.choice(shown, recipe.vision_batch - blanks), rng.choice(empty, blanks)])
             video, frame = rows.T
-            pixels, grid = encoder.pixels(frames[video, frame])
+            pixels, grid = encoder.pixels(shifted(frames[video, frame], recipe.shift, rng))
             features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
             scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
             scores = scores.transpose(1, 2)
