@@ -55,9 +55,7 @@ class Recorder:
 
 def score(items, texts, answers):
     counts, lengths = [9] * len(items), [10] * len(items)
-    return score_completions(
-        items, counts, texts, lengths, answers, selected=2, weights=WEIGHTS, length_range=(8, 12)
-    )
+    return score_completions(items, counts, texts, lengths, answers, selected=2, weights=WEIGHTS, length_range=(8, 12))
 
 
 def test_every_completion_is_answered_in_one_call_and_invalid_ones_on_uniform_frames():

@@ -14,8 +14,10 @@ from viarl.items import Item
 from viarl.prompts import selector_messages
 from viarl.rl import attention
 from viarl.rl.config import Lora, SelectorTask, Training
+from viarl.rl.data import training_order
+from viarl.rl.hooks import check_trl
 from viarl.rl.prefix import Group, shared_log_probs
-from viarl.rl.trainer import SelectorTrainer, check_trl, training_order
+from viarl.rl.trainer import SelectorTrainer
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.vlm import Encoder, load_model, load_processor, with_features
 

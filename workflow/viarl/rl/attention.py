@@ -1,9 +1,9 @@
 """Attention for rows of the form [prompt | completion 1 | … | completion G], without the pairs that are masked anyway.
 
-A tree mask lets every completion look at every other one and throws the result away: with long completions that is most
-of the attention's work. Here the prompt attends causally to itself, and each completion to [prompt, itself], in two calls
-of PyTorch's attention. Registered with transformers under a name of its own; where no `shared_prefix` layout is given
-(rollout, evaluation), it is its "sdpa". The layout travels as an argument of the forward, so that gradient
+A tree mask lets every completion look at every other one and throws the result away: with long completions that is
+most of the attention's work. Here the prompt attends causally to itself, and each completion to [prompt, itself], in
+two calls of PyTorch's attention. Registered with transformers under a name of its own; where no `shared_prefix` layout
+is given (rollout, evaluation), it is its "sdpa". The layout travels as an argument of the forward, so that gradient
 checkpointing, which runs layers again in the backward pass, finds it.
 """
 
@@ -55,9 +55,9 @@ def build_layout(lengths: list[list[int]], prompt_lengths: list[int], width: int
     place[source[real]] = torch.arange(real.numel()).view(real.shape)[real]
     visible = torch.arange(prompt) >= prompt - torch.tensor(prompt_lengths)[:, None]  # (B, P)
     causal = columns[:, None] >= columns
-    completion_mask = torch.cat(
-        [visible[group][:, None].expand(-1, longest, -1), causal.expand(len(flat), -1, -1)], 2
-    )[:, None]
+    completion_mask = torch.cat([visible[group][:, None].expand(-1, longest, -1), causal.expand(len(flat), -1, -1)], 2)[
+        :, None
+    ]
     prompt_mask = None
     if not bool(visible.all()):
         order = torch.arange(prompt)
@@ -123,7 +123,7 @@ def _join(states: torch.Tensor, layout: Layout, rows: int) -> torch.Tensor:
 
 
 def enable(model: Any) -> None:
-    """Let a Qwen2.5-VL's language model use this attention, if it uses sdpa; its saved configuration stays as it was."""
+    """Let a Qwen2.5-VL's language model use this attention where it uses sdpa; its saved configuration is unchanged."""
     if model.config.get_text_config()._attn_implementation == "sdpa":
         model.set_attn_implementation({"text_config": NAME})
 

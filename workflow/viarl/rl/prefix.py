@@ -5,10 +5,10 @@ The G completions of a group share their prompt, most of which is video. Each gr
     [padding | prompt | completion 1 | completion 2 | … | completion G | padding]
 
 with an attention in which a completion sees the prompt and itself, but no other completion (viarl.rl.attention, or a
-mask), and with the positions that each completion would have on its own. That is exact, not an approximation: log-probabilities and gradients equal
-those of G separate rows (tests/unit/test_prefix.py, in float64). It needs no key-value cache, so gradient checkpointing
-and wrapped models (DDP, DeepSpeed, PEFT) work; the only demand is an attention that takes a mask
-(sdpa, eager).
+mask), and with the positions that each completion would have on its own. That is exact, not an approximation:
+log-probabilities and gradients equal those of G separate rows (tests/unit/test_prefix.py, in float64). It needs no
+key-value cache, so gradient checkpointing and wrapped models (DDP, DeepSpeed, PEFT) work; the only demand is an
+attention that takes a mask (sdpa, eager).
 Similar: PrefixGrouper (github: johncaged/PrefixGrouper).
 """
 
@@ -142,9 +142,7 @@ def _tree_mask(segments: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.T
         return allowed
     if kind == "eager":
         return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-    raise ValueError(
-        f"attention {kind!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa"
-    )
+    raise ValueError(f"attention {kind!r} takes no mask, which a shared prefix needs; set selector.attention: sdpa")
 
 
 def _attention(model: Any) -> str:

@@ -4,14 +4,17 @@ One function holds all parts because they depend on each other: the answer count
 as otherwise the answerer has seen uniform fallback frames that are no merit of the selector.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from viarl.answer.answerer import Reply, Request
+from viarl.evaluate.statistics import evidence_recall
 from viarl.items import Item
 from viarl.prompts import Selection, parse_selection
 from viarl.rl.config import RewardWeights
+from viarl.video.cache import FrameCache
 
 
 class Answers(Protocol):
@@ -45,7 +48,16 @@ class Scored:
     letter: str
     correct: bool
     tokens: int
-    text: str
+
+    def measures(self) -> dict[str, float]:
+        """Return what the log averages over completions."""
+        parts = {f"reward/{name}": getattr(self.reward, name) for name in ("format", "index", "answer", "length")}
+        return parts | {
+            "reward/total": self.reward.total,
+            "valid_rate": float(self.selection.index_valid),
+            "answer_accuracy": float(self.correct),
+            "completion_tokens": float(self.tokens),
+        }
 
 
 def composite_reward(
@@ -88,10 +100,19 @@ def score_completions(
     selections = [parse_selection(text, count, selected) for text, count in zip(texts, counts, strict=True)]
     requests = [Request(item, selection.indices) for item, selection in zip(items, selections, strict=True)]
     scored = []
-    for item, selection, text, length, reply in zip(
-        items, selections, texts, tokens, answers.answer(requests), strict=True
-    ):
+    for item, selection, length, reply in zip(items, selections, tokens, answers.answer(requests), strict=True):
         correct = bool(item.answer) and reply.letter == item.answer
         reward = composite_reward(selection, length, correct, weights, length_range)
-        scored.append(Scored(reward, selection, reply.letter, correct, length, text))
+        scored.append(Scored(reward, selection, reply.letter, correct, length))
     return scored
+
+
+class RecallOf:
+    """Evidence recall of an item's selected frames, for the log; frame times are read once a video."""
+
+    def __init__(self, cache: FrameCache) -> None:
+        self._times = functools.lru_cache(maxsize=None)(cache.times)
+
+    def __call__(self, item: Item, frames: Sequence[int]) -> float:
+        """Return the recall, NaN where the evidence is unknown."""
+        return evidence_recall(self._times(item.video)[list(frames)].tolist(), item.evidence)

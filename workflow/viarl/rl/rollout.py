@@ -1,8 +1,8 @@
 """The rollout: G completions for each prompt, sampled from the current selector.
 
-A prompt's vision features come with it, the prompt is prefilled once and its cache expanded G times (viarl.vlm.generate).
-Every draw depends on the seed and on the group's number in the whole training alone: not on batch sizes, processes, or
-a resume.
+A prompt's vision features come with it, the prompt is prefilled once and its cache expanded G times
+(viarl.vlm.generate). Every draw depends on the seed and on the group's number in the whole training alone: not on batch
+sizes, processes, or a resume.
 """
 
 import hashlib

@@ -11,22 +11,16 @@ What it changes in `GRPOTrainer`, and nothing else of it is used but its loop, o
 """
 
 import copy
-import inspect
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
@@ -35,37 +29,17 @@ from viarl.items import Item
 from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
 from viarl.rl.config import SCHEDULES, SelectorTask
+from viarl.rl.data import RolloutSampler, share, training_rows
+from viarl.rl.hooks import check_trl
+from viarl.rl.monitor import StepLog
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
 from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
 from viarl.vlm import completion_text
 
-# The hooks that are overridden, with the parameters they had in the pinned version: all but `log` are private.
-HOOKS = {
-    "_get_train_sampler": ("self", "dataset"),
-    "get_train_dataloader": ("self",),
-    "_prepare_inputs": ("self", "generation_batch"),
-    "_compute_loss": ("self", "model", "inputs"),
-    "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
-    "_send_telemetry": ("self",),
-    "create_model_card": ("self", "model_name", "dataset_name", "tags"),
-    "log": ("self", "logs", "start_time"),
-}
 # Largest difference of log-probabilities between two layouts of the same computation.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
 Recall = Callable[[Item, tuple[int, ...]], float]
-
-
-def check_trl() -> None:
-    """Raise RuntimeError if the installed TRL does not have the hooks this trainer overrides."""
-    for name, expected in HOOKS.items():
-        method = getattr(GRPOTrainer, name, None)
-        found = tuple(inspect.signature(method).parameters) if method else None
-        if found != expected:
-            raise RuntimeError(
-                f"trl {version('trl')} does not fit: GRPOTrainer.{name} takes {found}, expected {expected}; install "
-                "the versions of envs/requirements.lock (trl==1.16.*)"
-            )
 
 
 @dataclass
@@ -79,27 +53,25 @@ class Batch:
     advantages: torch.Tensor | None = None
     tokens: float = 0.0  # of the global batch of one optimiser step
 
-
-class _Generations(Sampler[int]):
-    """Yields the rows of each rollout, repeated for each microbatch that is made of it."""
-
-    def __init__(self, rows: int, rows_a_rollout: int, repeats: int) -> None:
-        self.rows, self.rows_a_rollout, self.repeats = rows, rows_a_rollout, repeats
-
-    def __len__(self) -> int:
-        return self.rows * self.repeats
-
-    def __iter__(self) -> Iterator[int]:
-        for start in range(0, self.rows, self.rows_a_rollout):
-            for _ in range(self.repeats):
-                yield from range(start, start + self.rows_a_rollout)
+    def kl(self) -> torch.Tensor:
+        """Return each token's k1, log pi_old - log pi_ref; zeros without a reference."""
+        assert self.old is not None
+        return torch.zeros_like(self.old) if self.reference is None else self.old - self.reference
 
 
-def training_order(count: int, total: int, seed: int) -> list[int]:
-    """Return `total` numbers below `count`: shuffled passes over all items, one after the other."""
-    rng = np.random.default_rng([seed, count])
-    passes = [rng.permutation(count) for _ in range(-(-total // count))]
-    return [int(number) for number in np.concatenate(passes)[:total]]
+class _WholeRollouts(TrainerCallback):
+    """Lets checkpoints and stops wait until all updates of a rollout are done: only there is a resume exact."""
+
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Take back what other callbacks asked for."""
+        if state.global_step % self.updates:
+            control.should_save = control.should_training_stop = False
+        return control
 
 
 class SelectorTrainer(GRPOTrainer):
@@ -140,23 +112,20 @@ class SelectorTrainer(GRPOTrainer):
         self.task, self.items, self.prompts, self.answers, self.recall = task, list(items), prompts, answers, recall
         self.setting = training = task.training
         processes = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_groups = _share(training.prompts_per_step, processes, "processes")
+        self.local_groups = share(training.prompts_per_step, processes, "processes")
         self.microbatch = training.groups_per_microbatch or self.local_groups
-        self.accumulation = _share(self.local_groups, self.microbatch, "groups_per_microbatch")
+        self.accumulation = share(self.local_groups, self.microbatch, "groups_per_microbatch")
         model.model.visual.requires_grad_(training.train_vision)
         attention.enable(model)
         reference = self._make_reference(model)
         rollouts = training.steps // training.updates_per_rollout
-        order = training_order(len(self.items), rollouts * training.prompts_per_step, task.seed)
         super().__init__(
             model=model,
             reward_funcs=[_unused_reward],
             args=self._arguments(folder, model),
-            train_dataset=Dataset.from_dict(
-                {"prompt": [self.items[number].id for number in order], "item": order, "slot": list(range(len(order)))}
-            ),
+            train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=processor,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, _WholeRollouts(training.updates_per_rollout)],
             peft_config=_lora(task) if task.lora.enabled else None,
         )
         self.remove_callback(PrinterCallback)
@@ -164,8 +133,7 @@ class SelectorTrainer(GRPOTrainer):
         self.pad = processor.tokenizer.pad_token_id
         self.checked = False
         self.batches: list[Batch] = []
-        self.sums: dict[str, list[float]] = {}
-        self.seconds: dict[str, float] = {}
+        self.step_log = StepLog(self.accelerator.device, self._sum)
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
@@ -246,13 +214,13 @@ class SelectorTrainer(GRPOTrainer):
             is_training=True,
         )
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         repeats = self.accumulation * self.setting.updates_per_rollout
-        return _Generations(len(self.train_dataset), self.setting.prompts_per_step, repeats)
+        return RolloutSampler(len(self.train_dataset), self.setting.prompts_per_step, repeats)
 
     # --- one rollout -----------------------------------------------------------------------------------------------
 
-    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Batch:  # type: ignore[override]
+    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Batch:
         """Return the microbatch whose turn it is; begins with a rollout when the last one is used up."""
         position = self._step % (self.accumulation * self.setting.updates_per_rollout)
         if position == 0 or not self.batches:
@@ -261,30 +229,23 @@ class SelectorTrainer(GRPOTrainer):
 
     def _collect(self, rows: list[dict[str, Any]]) -> list[Batch]:
         items = [self.items[row["item"]] for row in rows]
-        with self._phase("rollout"):
+        with self.step_log.phase("rollout"):
             groups = self._complete(items, [row["slot"] for row in rows])
         if not self.checked:
-            with self.accelerator.autocast():
-                check_shared_prefix(
-                    self.model_wrapped,
-                    groups[0],
-                    pad=self.pad,
-                    temperature=self.setting.temperature,
-                    tolerance=TOLERANCE[self.task.dtype],
-                )
-            self.checked = True
-        with self._phase("reward"):
+            with self.step_log.phase("self_check"):
+                self._check(groups[0])
+        with self.step_log.phase("reward"):
             scored = self._score(items, groups)
         rewards = torch.tensor([one.reward.total for one in scored], device=self.accelerator.device)
         size = self.setting.group_size
         batches = []
         for start in range(0, len(groups), self.microbatch):
             part = groups[start : start + self.microbatch]
-            with self._phase("reference"):
+            with self.step_log.phase("reference"):
                 reference = self._reference_log_probs(part)
             batches.append(Batch(part, rewards[start * size : (start + len(part)) * size], reference))
         if len(batches) > 1 or self.setting.updates_per_rollout > 1:
-            with self._phase("old"), torch.no_grad():
+            with self.step_log.phase("old"), torch.no_grad():
                 for batch in batches:
                     batch.old = self._log_probs(self.model_wrapped, batch.groups).log_probs
             self._set_advantages(batches)
@@ -311,6 +272,17 @@ class SelectorTrainer(GRPOTrainer):
             finally:
                 model.train(was_training)
 
+    def _check(self, group: Group) -> None:
+        with self.accelerator.autocast():
+            check_shared_prefix(
+                self.model_wrapped,
+                group,
+                pad=self.pad,
+                temperature=self.setting.temperature,
+                tolerance=TOLERANCE[self.task.dtype],
+            )
+        self.checked = True
+
     def _score(self, items: list[Item], groups: list[Group]) -> list[Scored]:
         completions = [completion for group in groups for completion in group.completions]
         repeated = [item for item in items for _ in range(self.setting.group_size)]
@@ -325,19 +297,11 @@ class SelectorTrainer(GRPOTrainer):
             length_range=self.task.length_range,
         )
         for item, one in zip(repeated, scored, strict=True):
-            parts = {f"reward/{name}": getattr(one.reward, name) for name in ("format", "index", "answer", "length")}
+            for name, value in one.measures().items():
+                self.step_log.add(name, value)
+            self.step_log.add("truncated_rate", float(one.tokens >= self.task.max_new_tokens))
             recall = self.recall(item, one.selection.indices) if self.recall else float("nan")
-            self._note(
-                **parts,
-                **{
-                    "reward/total": one.reward.total,
-                    "valid_rate": float(one.selection.index_valid),
-                    "answer_accuracy": float(one.correct),
-                    "completion_tokens": float(one.tokens),
-                    "truncated_rate": float(one.tokens >= self.task.max_new_tokens),
-                    "evidence_recall": recall,
-                },
-            )
+            self.step_log.add("evidence_recall", recall)
         return scored
 
     def _set_advantages(self, batches: list[Batch]) -> None:
@@ -350,9 +314,7 @@ class SelectorTrainer(GRPOTrainer):
             return torch.cat([torch.nn.functional.pad(value, (0, width - value.shape[1])) for value in values])
 
         mask = widen(masks)
-        old = [batch.old for batch in batches]
-        kl = widen([o - batch.reference if batch.reference is not None else torch.zeros_like(o)
-                    for o, batch in zip(old, batches, strict=True)])  # fmt: skip
+        kl = widen([batch.kl() for batch in batches])
         advantages = token_advantages(
             torch.cat([batch.rewards for batch in batches]),
             kl,
@@ -366,7 +328,7 @@ class SelectorTrainer(GRPOTrainer):
         tokens = float(self._sum(mask.sum()[None]).item())
         for batch, own, rows in zip(batches, masks, advantages.split([len(m) for m in masks]), strict=True):
             batch.advantages, batch.tokens = rows[:, : own.shape[1]], tokens
-        self._note_sum("kl", float((kl * mask).sum()), float(mask.sum()))
+        self.step_log.add("kl", float((kl * mask).sum()), float(mask.sum()))
 
     def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
@@ -375,8 +337,7 @@ class SelectorTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         """Return the microbatch's share of the token-mean loss of the global batch."""
-        with self._phase("update"):
-            result = self._log_probs(model, inputs.groups)
+        result = self._log_probs(model, inputs.groups)
         if inputs.advantages is None:
             # one update on one batch: the policy is still the one that generated, so one forward serves both
             inputs.old = result.log_probs.detach()
@@ -387,37 +348,16 @@ class SelectorTrainer(GRPOTrainer):
         if not bool(torch.isfinite(loss)):
             raise RuntimeError("the loss is not finite; lower selector.training.learning_rate, or see the last log")
         tokens = float(result.mask.sum())
-        self._note_sum("entropy", float(result.entropy.sum()), tokens)
-        self._note_sum("clip_fraction", float(outcome.clipped), tokens)
+        self.step_log.add("entropy", float(result.entropy.sum()), tokens)
+        self.step_log.add("clip_fraction", float(outcome.clipped), tokens)
         return loss
 
     # --- log -------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def _note(self, **values: float) -> None:
-        for name, value in values.items():
-            self._note_sum(name, 0.0 if value != value else value, float(value == value))
-
-    def _note_sum(self, name: str, total: float, count: float) -> None:
-        held = self.sums.setdefault(name, [0.0, 0.0])
-        held[0] += total
-        held[1] += count
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's means over all processes, and the seconds of its phases."""
-        if self.sums:
-            names = sorted(self.sums)
-            totals = self._sum(torch.tensor([self.sums[name] for name in names], device=self.accelerator.device))
-            logs |= {name: total / count for name, (total, count) in zip(names, totals.tolist(), strict=True) if count}
-            logs |= {f"seconds/{name}": value for name, value in self.seconds.items()}
-            self.sums, self.seconds = {}, {}
+        if "loss" in logs:
+            logs |= self.step_log.flush(sum(self._metrics["train"]["step_time"]), rest="update")
         super().log(logs, start_time)
 
     # --- resume and the network ------------------------------------------------------------------------------------
@@ -434,12 +374,6 @@ class SelectorTrainer(GRPOTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
-
-
-def _share(total: int, part: int, what: str) -> int:
-    if total % part:
-        raise ValueError(f"training.prompts_per_step: {total} groups cannot be shared evenly among {part} {what}")
-    return total // part
 
 
 def _lora(task: SelectorTask) -> LoraConfig:

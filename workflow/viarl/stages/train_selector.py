@@ -1,6 +1,5 @@
 """Train the selector by REINFORCE++ on the reward of its completions, the answerer frozen."""
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,10 +10,11 @@ import torch
 from viarl import tracking
 from viarl.answer.answerer import AnswererSettings, load_answerer
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, save_model
-from viarl.evaluate.statistics import evidence_recall
 from viarl.items import Item, read_items
 from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
+from viarl.rl.hooks import quiet_libraries
 from viarl.rl.monitor import Monitor
+from viarl.rl.reward import RecallOf
 from viarl.rl.rollout import PixelPrompts
 from viarl.rl.trainer import SelectorTrainer
 from viarl.selection.learned import SelectorSettings, load_selector
@@ -93,20 +93,10 @@ def trainable(items: Sequence[Item], cache: FrameCache) -> list[Item]:
     return usable
 
 
-class RecallOf:
-    """Evidence recall of an item's selected frames; frame times are read once a video."""
-
-    def __init__(self, cache: FrameCache) -> None:
-        self._times = functools.lru_cache(maxsize=None)(cache.times)
-
-    def __call__(self, item: Item, frames: tuple[int, ...]) -> float:
-        """Return the recall, NaN where the evidence is unknown."""
-        return evidence_recall(self._times(item.video)[list(frames)], item.evidence)
-
-
 def main(settings: Settings) -> None:
     """Train and save; a run that was stopped goes on from its last checkpoint."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    quiet_libraries()
     folder = settings.output.parent
     known = known_settings(settings)
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
@@ -153,7 +143,8 @@ def main(settings: Settings) -> None:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         stop.exit_if_interrupted()
         if trainer.accelerator.is_main_process:
-            save_model(trainer.accelerator.unwrap_model(trainer.model), prompts.processor, folder, settings.selector.dtype)
+            trained = trainer.accelerator.unwrap_model(trainer.model)
+            save_model(trained, prompts.processor, folder, settings.selector.dtype)
             checkpoints.remove()
 
 
