@@ -70,16 +70,14 @@ class Settings:
 
 def known_settings(settings: Settings) -> dict[str, object]:
     """Return the settings that change the result: without batch sizes and what else only bounds memory and time."""
-    training = replace(
-        settings.training, save_every=1, groups_per_microbatch=0, groups_per_rollout=0, gradient_checkpointing=False
-    )
+    bounds = {"save_every": 1, "groups_per_microbatch": 0, "groups_per_rollout": 0, "gradient_checkpointing": False}
     return {
         "seed": settings.seed,
         "cycle": settings.cycle,
         "selected": settings.selected,
         "number_pixels": settings.number_pixels,
         "selector": {**asdict(settings.selector), "batch_size": 0, "start": str(settings.selector_model)},
-        "training": asdict(training),
+        "training": {**asdict(settings.training), **bounds},
         "answerer": {**asdict(settings.answerer), "batch_size": 0, "model": str(settings.answerer_model)},
         "reward": asdict(settings.reward),
     }
