@@ -47,6 +47,8 @@ def test_paper_preset_is_the_papers() -> None:
     assert (training["algorithm"], training["group_size"], training["learning_rate"]) == ("reinforce++", 8, 4e-7)
     assert (training["beta"], training["gamma"], training["clip_epsilon"], training["temperature"]) == (1e-3, 1, 0.2, 1)
     assert (answerer["tuning"]["learning_rate"], answerer["tuning"]["train_vision"]) == (1e-6, True)
+    assert answerer["tuning"]["target"] == "letter"
+    assert config["cycles"] == 2
     assert config["reward"] == {"format": 1, "index": 1, "answer": 2, "length": 0.2}
 
 

@@ -173,7 +173,7 @@ def with_features(model: Qwen2_5_VLForConditionalGeneration, prompts: Sequence[P
     unique = {id(p.pixels): (p.pixels, p.grid) for p in prompts if p.features is None and p.pixels is not None}
     if not unique:
         return list(prompts)
-    computed = dict(zip(unique, video_features(model, list(unique.values())), strict=True))  # type: ignore[arg-type]
+    computed = dict(zip(unique, video_features(model, list(unique.values())), strict=True))
     return [
         replace(p, pixels=None, features=computed[id(p.pixels)]) if id(p.pixels) in computed else p for p in prompts
     ]
