@@ -94,11 +94,23 @@ def test_saturated_red_survives_the_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "pixels", "expected"),
-    [((1280, 720), 896, (896, 503)), ((896, 503), 112, (112, 62)), ((854, 480), 896, (854, 480))],
+    [
+        ((1280, 720), 896, (896, 503)),
+        ((896, 503), 112, (112, 62)),
+        ((854, 480), 896, (854, 480)),
+        ((333, 719), 100, (46, 100)),
+    ],
 )
-def test_sizes_follow_the_authors(size: tuple[int, int], pixels: int, expected: tuple[int, int]) -> None:
-    """Sides are truncated (720 * (896 / 1280) is 503.99… in floating point), and nothing is enlarged."""
-    assert shrink(Image.new("RGB", size), pixels).size == expected
+def test_sizes_and_pixels_follow_the_authors(size: tuple[int, int], pixels: int, expected: tuple[int, int]) -> None:
+    """Truncated sides (720 * (896 / 1280) is 503.99… in floating point), nothing enlarged, Pillow's pixels."""
+    frame = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    by_pillow = Image.fromarray(frame).resize(expected, Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(shrink(frame, pixels), np.asarray(by_pillow))
+
+
+def test_a_sliver_is_refused() -> None:
+    with pytest.raises(VideoError, match="too narrow: 1000 x 4"):
+        shrink(np.zeros((4, 1000, 3), np.uint8), 100)
 
 
 def test_a_shard_that_starts_again_keeps_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ again, files made by this code are kept when a shard starts again.
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,37 @@ from viarl.video.format import CacheSettings, VideoError
 from viarl.video.reader import Reading, read_frames
 
 
-def shrink(image: Image.Image, pixels: int) -> Image.Image:
-    """Return `image` with its longest side at most `pixels`; never enlarged.
+def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:
+    """Return (height, width) with the longest side at most `pixels`, truncated to int; never enlarged.
 
-    Source: ViaRL's _preprocess_image: sides truncated to int, nearest neighbour.
+    Source: ViaRL's _preprocess_image.
     """
-    longest = max(image.size)
+    longest = max(height, width)
     if longest <= pixels:
-        return image
+        return height, width
     factor = pixels / longest
-    width, height = int(image.width * factor), int(image.height * factor)
-    if min(width, height) < 1:
-        raise VideoError(f"is too narrow: {image.width} x {image.height} leaves nothing at {pixels} pixels")
-    return image.resize((width, height), resample=Image.Resampling.NEAREST)
+    if min(int(height * factor), int(width * factor)) < 1:
+        raise VideoError(f"is too narrow: {width} x {height} leaves nothing at {pixels} pixels")
+    return int(height * factor), int(width * factor)
+
+
+@lru_cache(maxsize=64)
+def nearest(length: int, wanted: int) -> np.ndarray:
+    """Return which of `length` rows Pillow's nearest neighbour keeps for `wanted` rows, (wanted,) int."""
+    ramp = Image.fromarray(np.arange(length, dtype=np.int32)[:, None])
+    return np.asarray(ramp.resize((1, wanted), Image.Resampling.NEAREST))[:, 0].astype(np.intp)
+
+
+def shrink(frame: np.ndarray, pixels: int) -> np.ndarray:
+    """Return a frame, (H, W, 3) uint8, with its longest side at most `pixels`; never enlarged.
+
+    Nearest neighbour as in the authors' code, with the same pixels as Pillow but without its conversions.
+    """
+    height, width = fitted(frame.shape[0], frame.shape[1], pixels)
+    if (height, width) == frame.shape[:2]:
+        return frame
+    rows, columns = nearest(frame.shape[0], height), nearest(frame.shape[1], width)
+    return frame[rows].take(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -39,10 +58,10 @@ class FrameEncoder:
     jpeg_quality: int
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, bytes]:
-        large = shrink(Image.fromarray(frame), self.answerer_pixels)
+        large = shrink(frame, self.answerer_pixels)
         jpeg = io.BytesIO()
-        large.save(jpeg, "JPEG", quality=self.jpeg_quality, subsampling=0)
-        return np.asarray(shrink(large, self.selector_pixels)), jpeg.getvalue()
+        Image.fromarray(large).save(jpeg, "JPEG", quality=self.jpeg_quality, subsampling=0)
+        return shrink(large, self.selector_pixels), jpeg.getvalue()
 
 
 def read_encoded(path: Path, settings: CacheSettings, timeout_s: float) -> Reading[tuple[np.ndarray, bytes]]:

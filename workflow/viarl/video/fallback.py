@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 import viarl
 from viarl.video import reader
@@ -37,6 +38,7 @@ def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> R
     reader.check_enough(timeline.total)
     indices = reader.sample_indices(timeline.total, candidates)
     wanted, frames, pts, count = set(indices.tolist()), [], [], 0
+    converter = VideoReformatter()
     container, stream = reader.open_video(path)
     with container:
         try:
@@ -44,7 +46,7 @@ def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> R
                 if frame.is_corrupt:
                     raise VideoError(f"is damaged at frame {count} of {timeline.total}")
                 if count in wanted:
-                    frames.append(transform(reader.to_rgb(frame)))
+                    frames.append(transform(reader.to_rgb(frame, converter)))
                     pts.append(frame.pts)
                 count += 1
         except av.FFmpegError as error:

@@ -24,6 +24,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from viarl.video.format import READERS, VideoError
@@ -197,9 +198,12 @@ def check_deadline(deadline: float) -> None:
         raise VideoError("took longer to read than `timeout_s`; raise it, or leave the video out")
 
 
-def to_rgb(frame: VideoFrame) -> np.ndarray:
-    """Return a decoded frame as (H, W, 3) uint8 RGB, upright as a player shows it."""
-    image = frame.to_ndarray(format="rgb24")
+def to_rgb(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """Return a decoded frame as (H, W, 3) uint8 RGB, upright as a player shows it.
+
+    `converter` is shared by the frames of a video: setting one up costs more than converting a small frame.
+    """
+    image: np.ndarray = converter.reformat(frame, format="rgb24").to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 
@@ -291,8 +295,9 @@ def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadli
             raise SeekingFailed("the container gives no distinct time stamps")
         indices = sample_indices(timeline.total, candidates)
         pts = timeline.stamps[indices]
+        converter = VideoReformatter()
         found = {
-            stamp: transform(to_rgb(frame))
+            stamp: transform(to_rgb(frame, converter))
             for stamp, frame in seek_targets(container, stream, timeline, pts.tolist(), deadline)
         }
     return make_reading([found[stamp] for stamp in pts.tolist()], indices, pts, timeline, "seek")
