@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from viarl.video import fallback, reader
-from viarl.video.format import VideoError
-from viarl.video.reader import SeekingFailed, read_by_seeking, read_frames, sample_indices
+from viarl.video.format import VideoError, sample_indices
+from viarl.video.reader import SeekingFailed, read_by_seeking, read_frames
 
 CANDIDATES = 32
 IRREGULAR = np.cumsum(np.random.default_rng(0).integers(10, 90, 100)).tolist()

@@ -21,7 +21,7 @@ from viarl.progress import Progress
 from viarl.stand_ins.films import HELD_OUT_STREAM, Films, film
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
-from viarl.video.reader import sample_indices
+from viarl.video.format import sample_indices
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from viarl.datasets.needle import Scene, plan
 from viarl.datasets.needle_render import filmed
 from viarl.progress import Progress
-from viarl.video.reader import sample_indices
+from viarl.video.format import sample_indices
 
 STREAM = "pretraining"  # never one of the data set's splits
 HELD_OUT_STREAM = "held out of pretraining"  # to measure a stand-in while it is developed

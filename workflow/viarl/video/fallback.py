@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 
 import viarl
 from viarl.video import reader
-from viarl.video.format import VideoError
+from viarl.video.format import VideoError, sample_indices
 from viarl.video.reader import Reading, T, Transform
 
 
@@ -36,7 +36,7 @@ def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> R
     with container:
         timeline = reader.read_timeline(container, stream, no_deadline)
     reader.check_enough(timeline.total)
-    indices = reader.sample_indices(timeline.total, candidates)
+    indices = sample_indices(timeline.total, candidates)
     wanted, frames, pts, count = set(indices.tolist()), [], [], 0
     converter = VideoReformatter()
     container, stream = reader.open_video(path)
@@ -71,7 +71,7 @@ def read_with_decord(path: Path, candidates: int, transform: Transform[T]) -> Re
         source = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         total, fps = len(source), float(source.get_avg_fps())
         reader.check_enough(total)
-        indices = reader.sample_indices(total, candidates)
+        indices = sample_indices(total, candidates)
         batch = source.get_batch(indices).asnumpy()  # (n, H, W, 3)
         spans = source.get_frame_timestamp(np.arange(total))  # (total, 2): start and end in seconds
     except (decord.DECORDError, RuntimeError) as error:

@@ -8,6 +8,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 READERS = ("pyav", "decord")
 FORMAT = 1  # raise it when the tensors or the header of a cache file change
 
@@ -51,3 +53,12 @@ class CacheSettings:
     def key(self) -> str:
         """The hash of the settings that every cache file made with them carries."""
         return hashlib.sha256(json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()).hexdigest()
+
+
+def sample_indices(total: int, candidates: int) -> np.ndarray:
+    """Return the frame numbers of the candidate frames, (n,) int64 with n = min(total, candidates) // 2 * 2.
+
+    Source: ViaRL's get_video_message: uniform from the first to the last frame, truncated, an even number of frames.
+    """
+    count = min(total, candidates) // 2 * 2
+    return np.linspace(0, total - 1, count).astype(np.int64)

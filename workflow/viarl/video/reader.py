@@ -27,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from viarl.video.format import READERS, VideoError
+from viarl.video.format import READERS, VideoError, sample_indices
 
 T = TypeVar("T")
 Transform = Callable[[np.ndarray], T]
@@ -84,15 +84,6 @@ class Timeline:
     time_base: Fraction
     fps: float
     end: int
-
-
-def sample_indices(total: int, candidates: int) -> np.ndarray:
-    """Return the frame numbers of the candidate frames, (n,) int64 with n = min(total, candidates) // 2 * 2.
-
-    Source: ViaRL's get_video_message: uniform from the first to the last frame, truncated, an even number of frames.
-    """
-    count = min(total, candidates) // 2 * 2
-    return np.linspace(0, total - 1, count).astype(np.int64)
 
 
 def check_enough(total: int) -> None:
