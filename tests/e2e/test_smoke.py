@@ -13,7 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = REPOSITORY / "results" / "smoke"
-COMMAND = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "presets/smoke.yaml"]
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2"]
+PRESET = ["--configfile", "presets/smoke.yaml"]  # last, for it takes all file names that follow
 SELECTORS = {"uniform", "random", "clip_topk", "bolt", "aks", "qframe", "oracle", "base", "learned"}
 
 pytestmark = pytest.mark.e2e
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.e2e
 
 def snakemake(*arguments: str) -> str:
     """Run the smoke preset; fail with the end of the log."""
+    command = [*SNAKEMAKE, *arguments, *PRESET]
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-8000:]
     return done.stdout
