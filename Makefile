@@ -50,7 +50,7 @@ bench: env
 
 # The tracking server shows what the runs logged to SQLite; stop it with Ctrl-C.
 mlflow: env
-	$(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000)
+	$(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db --workers 1 --host 127.0.0.1 --port $(or $(PORT),5000)
 
 lint: env
 	$(BIN)/ruff check .
