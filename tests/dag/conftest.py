@@ -41,7 +41,7 @@ class Workflow:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Snakemake in the copy."""
         command = [*SNAKEMAKE, "--cores", "2", *arguments]
-        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=600, check=False)
 
     def plan(self, *arguments: str, overlay: dict | None = None) -> Plan:
         """Dry-run, with an overlay of the configuration if one is given."""
