@@ -13,7 +13,8 @@ min_version("9.27")
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
-from viarl.config import check, typed
+from viarl.config import typed
+from viarl.runs import RUN, check_runs
 
 
 configfile: "config.yaml"
@@ -21,12 +22,13 @@ configfile: "config.yaml"
 
 try:
     typed(config, workflow.config_settings.config)
-    check(config)
+    check_runs(config)
 except ValueError as error:
     sys.exit(str(error))  # its lines say all there is to say
 
 
 wildcard_constraints:
+    run=RUN,
     set=r"\w+",
     shard=r"\d+",
     role="selector|answerer|clip",
