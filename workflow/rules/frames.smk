@@ -25,7 +25,7 @@ rule cache_frames:
     params:
         settings=settings(
             "cache_frames",
-            lambda config, w: without(config["frames"], ["selected", "number_pixels"]),
+            lambda config, w: without(config["frames"], ["selected", "number_pixels", "max_bad_share", "timeout_s"]),
             lambda config, w: {"shard": int(w["shard"])},
         ),
         code=fingerprint("viarl.stages.cache_frames"),
