@@ -67,10 +67,15 @@ def of(kind, **fixed):
             return [("base_model", {"role": kind})]
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
-            return [(kind, own | {"shard": str(shard)}) for shard in range(config["frames"]["shards"])]
+            return [(kind, own | {"shard": str(shard)}) for shard in range(shards(config, own))]
         return [(kind, own)]
 
     return references
+
+
+def shards(config, w):
+    """The number of jobs that share the work on a set."""
+    return config["frames"]["shards"]["training" if w["set"] == training_set(config) else "benchmark"]
 
 
 def previous(kind):
