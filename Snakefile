@@ -42,12 +42,14 @@ include: "workflow/rules/filter.smk"
 include: "workflow/rules/selector.smk"
 include: "workflow/rules/answerer.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 
 
 localrules:
     all,
     summarise_evaluation,
+    compare_runs,
     make_report,
     sync_mlflow,
 

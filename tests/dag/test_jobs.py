@@ -1,6 +1,7 @@
 """Which jobs a target needs, for the default and for overlays."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,29 @@ def test_paper_scale(fresh: Workflow) -> None:
     """Hub models need no stand-ins; the jobs stay in the low hundreds."""
     plan = fresh.plan("--configfile", "presets/paper.yaml")
     assert "build_stand_ins" not in plan.counts
-    assert plan.counts["cache_frames"] == 3 * 16
+    assert plan.counts["cache_frames"] == 16 + 2 * 4
     assert sum(plan.counts.values()) < 200
     assert all(path.startswith("results/paper/") for path in plan.outputs)
+
+
+def test_a_grid_of_ablations_at_paper_scale(fresh: Workflow) -> None:
+    """8,000 training videos, 3 benchmarks, 4 cycles, 10 ablations: a cluster sees hundreds of jobs, not thousands."""
+    names = [f"length_{weight}" for weight in range(1, 11)]
+    overlay = {
+        "cycles": 4,
+        "benchmarks": ["needle", "needle_shifted", "needle_validation"],
+        "ablations": {
+            name: {"hypothesis": "h", "overlay": {"reward": {"length": 0.01 * weight}}}
+            for weight, name in enumerate(names, 1)
+        },
+        "compare": {"ablations": names},
+    }
+    start = time.monotonic()
+    plan = fresh.plan("all", "results/paper/comparison.csv", "presets/paper.yaml", overlay=overlay)
+    assert time.monotonic() - start < 60  # 5 s of a free core; the rest is other work beside this test
+    assert plan.counts["train_selector"] == 11 * 4
+    assert plan.counts["evaluate"] == 3 * (1 + 11 * 4)
+    assert sum(plan.counts.values()) < 500
 
 
 def test_local_videos(fresh: Workflow, tmp_path: Path) -> None:

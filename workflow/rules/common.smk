@@ -16,7 +16,7 @@ import re
 from functools import partial
 
 from viarl.fingerprint import fingerprint
-from viarl.runs import Graph, compared_runs, run_name
+from viarl.runs import Graph, compared_runs, run_name, split_run
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others

@@ -1,7 +1,7 @@
 """The comparison of ablations and training seeds.
 
 Inputs:  the evaluations of every compared run (configuration: compare), each in the folder where it lies.
-Outputs: <results>/comparison.csv, comparison.md, comparison.html and pictures in <results>/comparison/.
+Outputs: <results>/comparison.csv, comparison.md, comparison.html; pictures and failures.csv in <results>/comparison/.
 Usual order: last. `snakemake results/comparison.csv` trains and evaluates what is missing for it, and nothing twice.
 """
 
@@ -36,6 +36,31 @@ rule compare_runs:
     output:
         csv="<results>/comparison.csv",
         text="<results>/comparison.md",
+        page=report(
+            "<results>/comparison.html",
+            caption="../report/runs_table.rst",
+            category="Comparison",
+            labels={"picture": "table"},
+        ),
+        ablations=report(
+            "<results>/comparison/ablations.png",
+            caption="../report/ablations.rst",
+            category="Comparison",
+            labels={"picture": "ablations"},
+        ),
+        failures=report(
+            "<results>/comparison/failures.png",
+            caption="../report/failures.rst",
+            category="Comparison",
+            labels={"picture": "failures"},
+        ),
+        saturation=report(
+            "<results>/comparison/saturation.png",
+            caption="../report/saturation.rst",
+            category="Comparison",
+            labels={"picture": "gain by cycle"},
+        ),
+        failure_shares="<results>/comparison/failures.csv",
     log:
         "<results>/logs/compare_runs/all.log",
     benchmark:

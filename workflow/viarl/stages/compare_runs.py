@@ -22,7 +22,7 @@ class Settings:
         benchmarks: names of the benchmarks.
         bootstrap: resamples of the intervals.
         rows: run by run, in it benchmark by benchmark, in it cycle 0 to the run's last.
-        folder: where comparison.{csv,md,html}, failures.csv, ablations.png, failures.png and saturation.png go.
+        folder: where comparison.{csv,md,html} go, and comparison/ with failures.csv and the pictures.
     """
 
     rows: tuple[Path, ...]
@@ -52,15 +52,15 @@ def main(settings: Settings) -> None:
 def write(comparison: Comparison, folder: Path) -> list[Path]:
     """Write tables and pictures; return their paths."""
     printed = tables(comparison)
+    pictures = folder / "comparison"
     write_csv(folder / "comparison.csv", COLUMNS, comparison.rows)
-    write_csv(folder / "failures.csv", FAILURE_COLUMNS, comparison.failures)
     write_markdown(folder / "comparison.md", printed, LEGEND)
     write_page(folder / "comparison.html", "Comparison of runs", printed, LEGEND)
-    draw_ablations(comparison, folder / "ablations.png")
-    draw_failures(comparison, folder / "failures.png")
-    draw_saturation(comparison, folder / "saturation.png")
-    names = ("comparison.csv", "failures.csv", "comparison.md", "comparison.html")
-    return [folder / name for name in (*names, "ablations.png", "failures.png", "saturation.png")]
+    write_csv(pictures / "failures.csv", FAILURE_COLUMNS, comparison.failures)
+    draw_ablations(comparison, pictures / "ablations.png")
+    draw_failures(comparison, pictures / "failures.png")
+    draw_saturation(comparison, pictures / "saturation.png")
+    return [*sorted(folder.glob("comparison.*")), *sorted(pictures.iterdir())]
 
 
 def metrics(comparison: Comparison) -> dict[str, float]:
