@@ -2,6 +2,9 @@
 
 First the schema (keys, types, ranges), then what several keys must fulfil together. Every message names the key, its
 value and the remedy; all that is wrong is reported at once.
+
+`python -m viarl.config FILE…` says in which line a file is no YAML, or a key stands twice. Snakemake reads the files of
+--configfile before anything of ours, and does not say so much of those that it cannot read.
 """
 
 import difflib
@@ -9,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -356,3 +360,10 @@ _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _paths: ("pathvars",),
     _data: ("dataset", "benchmarks", "local"),
 }
+
+
+if __name__ == "__main__":
+    try:
+        check_files(map(Path, sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(str(error))

@@ -9,9 +9,12 @@ SHOWN = 120  # characters of a value that are printed
 
 def shown(value: Any, limit: int = SHOWN) -> str:
     """Return a value as one line of at most about `limit` characters, control characters escaped."""
-    text = repr(value[:limit] if isinstance(value, str) else value)
-    left_out = len(value) - limit if isinstance(value, str) else len(text) - limit
-    return text if left_out <= 0 else f"{text[:limit]}… ({left_out} characters more)"
+    if isinstance(value, str):
+        text, more = repr(value[:limit]), len(value) - limit
+    else:
+        text = repr(value)
+        text, more = text[:limit], len(text) - limit
+    return text if more <= 0 else f"{text}… ({more} characters more)"
 
 
 def listed(faults: Sequence[str], limit: int = LISTED) -> str:
