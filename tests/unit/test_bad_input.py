@@ -377,7 +377,9 @@ def test_a_rule_refuses_bad_questions_and_leaves_nothing(tmp_path: Path) -> None
     (tmp_path / "questions.csv").write_text("video,question,options,answer\nv.mp4,Q,a|b,E\n../v.mp4,Q,a|b,A\n")
     overlay = {"benchmarks": ["local"], "local": {"folder": "videos", "questions": "questions.csv"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(overlay))
-    done = snakemake(tmp_path, "results/data/sets/local/items.jsonl", "--configfile", str(tmp_path / "mine.yaml"))
+    done = snakemake(
+        tmp_path, "results/data/sets/local/items.jsonl", "--no-hooks", "--configfile", str(tmp_path / "mine.yaml")
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in said
     assert re.search(r"^error: questions\.csv row 2: answer: 'E' is neither one of AB", said, re.MULTILINE), said

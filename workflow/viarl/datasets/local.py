@@ -21,6 +21,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,21 @@ def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[lis
 def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
     """Return the files of those videos asked about that belong to a shard (`viarl.items.shard_of`), sorted by id.
 
-    For the workflow, which asks before anything is checked: whatever cannot be read is left out without a word, as
-    `import_questions` reports it.
+    The same for all the questions and for the training or validation part, which are not known before the import: the
+    shard's files of the whole. For the workflow, which asks before anything is checked and once for every job: what
+    cannot be read is left out without a word, as `import_questions` reports it, and the file is read once.
     """
+    try:
+        states = tuple(path.stat().st_mtime_ns for path in (folder, questions))
+    except OSError:
+        return []
+    files = _files(folder, questions, states)
+    return [path for video, path in files.items() if shard_of(video, shards) == shard]
+
+
+@lru_cache(maxsize=8)
+def _files(folder: Path, questions: Path, states: tuple[int, ...]) -> dict[str, Path]:
+    """Return the files by video id, sorted; `states` are the times of the last change, so that a change counts."""
     files: dict[str, Path] = {}
     seen = set()
     home = folder.resolve()
@@ -119,12 +132,10 @@ def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list
                 path = _video_path(home, row.fields)
             except _Fault:
                 continue
-            video = safe_id(str(path.relative_to(home)))
-            if shard_of(video, shards) == shard:
-                files[video] = path
+            files[safe_id(str(path.relative_to(home)))] = path
     except (ValueError, OSError):
         pass  # what was read before the fault
-    return [files[video] for video in sorted(files)]
+    return dict(sorted(files.items()))
 
 
 def split_videos(videos: Sequence[Video], validation_share: float, seed: int) -> tuple[set[str], set[str]]:
