@@ -117,6 +117,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "no benchmark": ({"benchmarks": []}, r"benchmarks = \[\]: out of range; it must be of a length of at least 1"),
     "three lengths": ({"selector": {"length_range": [1, 2, 3]}}, "length_range = .*: .* of a length of at most 2"),
     "empty text": ({"tracking": {"experiment": ""}}, "tracking.experiment = '': out of range"),
+    "line end at the end": ({"tracking": {"experiment": "a\n"}}, r"tracking.experiment = 'a\\n': holds a line end or"),
     # words
     "unknown data set": ({"dataset": "needles"}, "dataset = 'needles': unknown value; did you mean 'needle'?"),
     "benchmark for training": ({"benchmarks": ["needle_train"]}, "benchmarks.0 = 'needle_train': unknown value"),
@@ -182,8 +183,11 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         "pathvars.root = '~/results': ~ is not expanded; write the folder in full",
     ),
     "empty path": (pathvar(root=""), "pathvars.root = '': out of range"),
-    "blank path": (pathvar(root=" "), "pathvars.root = ' ': blank or with control characters; write a folder"),
-    "line end in a path": (pathvar(data="a\nb"), r"pathvars.data = 'a\\nb': blank or with control characters"),
+    "blank path": (pathvar(root=" "), "pathvars.root = ' ': blank; write a folder"),
+    "line end in a path": (
+        pathvar(data="a\nb"),
+        r"pathvars.data = 'a\\nb': holds a line end or another control character; remove it",
+    ),
     "path upwards": (
         pathvar(results="a/../../b"),
         r"pathvars.results = .* by \.\.; write the folder in full, from / on",

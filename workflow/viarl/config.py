@@ -190,6 +190,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         yield f"{where} = {shown(value)}: unknown value; {nearest(value, rule)}"
     elif error.validator in _BOUNDS:
         yield f"{where} = {shown(value)}: out of range; it must be {_BOUNDS[str(error.validator)]} {rule}"
+    elif error.validator == "pattern":
+        yield f"{where} = {shown(value)}: holds a line end or another control character; remove it"
     elif error.validator == "uniqueItems":
         yield f"{where} = {shown(value)}: an entry stands twice; remove one"
     else:
@@ -307,8 +309,8 @@ def _paths(pathvars: Mapping[str, str]) -> Iterator[str]:
         where = f"pathvars.{name} = {shown(path)}"
         used = re.findall(r"<(.*?)>", path)
         plain = path.replace("<", "").replace(">", "")
-        if not path.strip() or not path.isprintable():
-            yield f"{where}: blank or with control characters; write a folder"
+        if not path.strip():
+            yield f"{where}: blank; write a folder"
         elif path.startswith("~"):
             yield f"{where}: ~ is not expanded; write the folder in full"
         elif ".." in Path(path).parts:
