@@ -14,7 +14,8 @@ min_version("9.27")
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
-from viarl.config import check, check_files, typed
+from viarl.config import check_files, typed
+from viarl.runs import RUN, check_runs
 
 try:
     check_files([Path("config.yaml"), *workflow.config_settings.configfiles])
@@ -27,12 +28,13 @@ configfile: "config.yaml"
 
 try:
     typed(config, workflow.config_settings.config)
-    check(config)
+    check_runs(config)
 except ValueError as error:
     sys.exit(str(error))
 
 
 wildcard_constraints:
+    run=RUN,
     set=r"\w+",
     shard=r"\d+",
     role="selector|answerer|clip",

@@ -1,5 +1,7 @@
 """A copy of the workflow in a temporary folder, and what Snakemake would do there."""
 
+import functools
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +14,6 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,35 @@ class Plan:
         return {path for _, paths in self.jobs for path in paths}
 
 
+@functools.cache
+def _planner() -> subprocess.Popen[str]:
+    """Start the server that runs Snakemake; it ends with this process, which closes its stdin."""
+    command = [sys.executable, str(Path(__file__).with_name("planner.py"))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run of Snakemake that has ended; `output` is stdout and stderr."""
+
+    returncode: int
+    output: str
+
+
 @dataclass(frozen=True)
 class Workflow:
     """A copy of the workflow at `root`."""
 
     root: Path
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake in the copy."""
-        command = [*SNAKEMAKE, "--cores", "2", *arguments]
-        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, timeout=600, check=False)
+    def run(self, *arguments: str) -> Done:
+        """Run Snakemake in the copy, in this checkout's environment."""
+        request = {"cwd": str(self.root), "arguments": ["--cores", "2", *arguments]}
+        planner = _planner()
+        assert planner.stdin and planner.stdout
+        planner.stdin.write(json.dumps(request) + "\n")
+        planner.stdin.flush()
+        return Done(**json.loads(planner.stdout.readline()))
 
     def plan(self, *arguments: str, overlay: dict | None = None) -> Plan:
         """Dry-run, with an overlay of the configuration if one is given."""
@@ -51,10 +71,9 @@ class Workflow:
             targets = [argument for argument in arguments if argument not in presets]
             arguments = (*targets, "--configfile", *presets, "overlay.yaml")
         done = self.run("-n", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        text = done.stdout + done.stderr
+        assert done.returncode == 0, done.output
         jobs = []
-        for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text)[1:]:
+        for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", done.output)[1:]:
             rule = re.match(r"(?:local)?rule (\w+):", block)
             output = re.search(r"^ {4}output: (.*)$", block, re.MULTILINE)
             assert rule is not None
@@ -71,14 +90,14 @@ class Workflow:
             else:
                 target.mkdir(exist_ok=True)
         done = self.run("--touch", "--forceall", "--no-hooks", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, done.output
 
 
 def copy_workflow(root: Path) -> Workflow:
     """Copy what the rules need."""
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(REPOSITORY / name, root / name)
-    for name in ("workflow", "presets", "envs", "slurm"):
+    for name in ("workflow", "presets", "profiles", "envs", "slurm"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return Workflow(root)
 

@@ -48,11 +48,12 @@ def test_smoke_has_a_root_of_its_own(fresh: Workflow) -> None:
     assert plan.outputs and all(path.startswith("results/smoke/") for path in plan.outputs)
 
 
-def test_overlays_compose(fresh: Workflow) -> None:
-    """A seed shares the data of whatever it is laid upon."""
-    plan = fresh.plan("--configfile", "presets/smoke.yaml", "presets/seed1.yaml")
+def test_another_seed(fresh: Workflow) -> None:
+    """A training seed shares the data of its root, and is asked for by its path."""
+    plan = fresh.plan("results/smoke/seed1/cycle2/eval.json", "--configfile", "presets/smoke.yaml")
     assert "results/smoke/data/sets/needle/items.jsonl" in plan.outputs
-    assert "results/smoke/seed1/cycle2/eval.json" in plan.outputs
+    assert {path for path in plan.outputs if "/seed" in path and "/data/" in path} == set()
+    assert plan.counts["train_selector"] == 2
 
 
 def test_paper_scale(fresh: Workflow) -> None:
@@ -107,6 +108,6 @@ def test_bad_configuration_is_one_clean_line(fresh: Workflow, option: str, expec
     """Before any job, without a traceback, even where a job was asked for in earnest."""
     done = fresh.run("--config", option)
     assert done.returncode == 1
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Building DAG" not in done.stderr
+    assert expected in done.output
+    assert "Traceback" not in done.output
+    assert "Building DAG" not in done.output

@@ -118,6 +118,14 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "three lengths": ({"selector": {"length_range": [1, 2, 3]}}, "length_range = .*: .* of a length of at most 2"),
     "empty text": ({"tracking": {"experiment": ""}}, "tracking.experiment = '': out of range"),
     "line end at the end": ({"tracking": {"experiment": "a\n"}}, r"tracking.experiment = 'a\\n': holds a line end or"),
+    "name of an ablation": (
+        {"ablations": {"No length": {"hypothesis": "h", "overlay": {"seed": 1}}}},
+        r"ablations: 'No length' is not of the form \^\[a-z0-9_\]\+\$; rename it",
+    ),
+    "ablation of nothing": (
+        {"ablations": {"none": {"hypothesis": "h", "overlay": {}}}},
+        r"ablations.none.overlay = {}: out of range; it must be of a length of at least 1",
+    ),
     # words
     "unknown data set": ({"dataset": "needles"}, "dataset = 'needles': unknown value; did you mean 'needle'?"),
     "benchmark for training": ({"benchmarks": ["needle_train"]}, "benchmarks.0 = 'needle_train': unknown value"),
@@ -179,11 +187,11 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "~ in a folder": (local(folder="~/v"), "local.folder = '~/v': ~ is not expanded"),
     # folders that are written to
     "~ in a path": (
-        pathvar(root="~/results"),
-        "pathvars.root = '~/results': ~ is not expanded; write the folder in full",
+        pathvar(results="~/results"),
+        "pathvars.results = '~/results': ~ is not expanded; write the folder in full",
     ),
-    "empty path": (pathvar(root=""), "pathvars.root = '': out of range"),
-    "blank path": (pathvar(root=" "), "pathvars.root = ' ': blank; write a folder"),
+    "empty path": (pathvar(results=""), "pathvars.results = '': out of range"),
+    "blank path": (pathvar(results=" "), "pathvars.results = ' ': blank; write a folder"),
     "line end in a path": (
         pathvar(data="a\nb"),
         r"pathvars.data = 'a\\nb': holds a line end or another control character; remove it",
@@ -194,12 +202,12 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "unknown path": (
         pathvar(data="<rot>/x"),
-        "pathvars.data = .*: <rot> cannot be put in here; use <root> or <results>",
+        "pathvars.data = .*: <rot> cannot be put in here; use <results>",
     ),
-    "wildcard in a path": (pathvar(root="out/{x}"), "pathvars.root = .*have a meaning of their own in paths"),
+    "wildcard in a path": (pathvar(results="out/{x}"), "pathvars.results = .*have a meaning of their own in paths"),
     "file for a folder": (
-        pathvar(root="/dev/null/x"),
-        "pathvars.root = '/dev/null/x': /dev/null is a file; name a folder",
+        pathvar(results="/dev/null/x"),
+        "pathvars.results = '/dev/null/x': /dev/null is a file; name a folder",
     ),
 }
 
@@ -263,11 +271,11 @@ def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path) -> None:
 
 def test_folders_that_are_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Absolute ones may be anywhere; what may not be written to is refused (root may do all: so the answer is set)."""
-    check(merged(DEFAULT, pathvar(root=str(tmp_path / "new" / "folder"), data="<results>/data")))
+    check(merged(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"), data="<results>/data")))
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ValueError) as caught:
-        check(merged(DEFAULT, pathvar(root=str(tmp_path / "new" / "folder"))))
-    one_line(caught.value, f"pathvars.root = .*: nothing may be written to {tmp_path}; change its permissions")
+        check(merged(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"))))
+    one_line(caught.value, f"pathvars.results = .*: nothing may be written to {tmp_path}; change its permissions")
     assert not (tmp_path / "new").exists()
 
 

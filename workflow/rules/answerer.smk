@@ -1,7 +1,7 @@
 """The answerer: its supervised tuning on frames that the frozen selector picks, and its answers.
 
 Inputs:  the filtered training questions, frames, the picks of this cycle's selector, the answerer of the previous cycle.
-Outputs: <results>/cycle{c}/answerer/ (an ordinary checkpoint folder); <results>/cycle{c}/answers/{set}.csv on request.
+Outputs: <results>/{run}cycle{c}/answerer/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/answers/{set}.csv on request.
 Usual order: tune_answerer after select_frames on the training set, then evaluate.smk, or answer_questions on your videos.
 """
 
@@ -9,25 +9,28 @@ Usual order: tune_answerer after select_frames on the training set, then evaluat
 rule tune_answerer:
     """Tune the answerer on the training questions with the frames that this cycle's selector picks."""
     input:
-        questions=items_of(TRAINING_SET),
-        frames=every_shard("<data>/frames/{set}/{shard}.json", TRAINING_SET),
-        selected=f"<results>/cycle{{c}}/selected/{TRAINING_SET}.parquet",
-        answerer=previous_model_file("answerer"),
+        **needs(
+            "tune_answerer",
+            questions=of("kept_questions"),
+            frames=of("frames", set=training_set),
+            selected=of("selected", set=training_set),
+            answerer=previous("answerer"),
+        ),
     output:
-        model="<results>/cycle{c}/answerer/model.safetensors",
+        model="<results>/{run}cycle{c}/answerer/model.safetensors",
     log:
-        "<results>/logs/tune_answerer/cycle{c}.log",
+        "<results>/logs/tune_answerer/{run}cycle{c}.log",
     benchmark:
-        "<results>/benchmarks/tune_answerer/cycle{c}.tsv"
+        "<results>/benchmarks/tune_answerer/{run}cycle{c}.tsv"
     wildcard_constraints:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=4000,
-        runtime=2880,
+        mem_mb=growing(4000),
+        runtime=growing(2880),
     params:
-        settings=settings("tune_answerer", SEED, TUNING),
+        settings=settings("tune_answerer", section("seed"), tuning),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.tune_answerer"),
     shell:
@@ -39,24 +42,27 @@ rule tune_answerer:
 rule answer_questions:
     """Answer a set's questions with a cycle's pair: frames, thoughts and answers as CSV, for your own videos above all."""
     input:
-        questions="<data>/sets/{set}/items.jsonl",
-        videos="<data>/sets/{set}/videos.jsonl",
-        frames=every_shard("<data>/frames/{set}/{shard}.json"),
-        selected="<results>/cycle{c}/selected/{set}.parquet",
-        answerer=model_file("answerer"),
+        **needs(
+            "answer_questions",
+            questions=of("questions"),
+            videos=of("videos"),
+            frames=of("frames"),
+            selected=of("selected"),
+            answerer=of("answerer"),
+        ),
     output:
-        answers="<results>/cycle{c}/answers/{set}.csv",
+        answers="<results>/{run}cycle{c}/answers/{set}.csv",
     log:
-        "<results>/logs/answer_questions/cycle{c}.{set}.log",
+        "<results>/logs/answer_questions/{run}cycle{c}.{set}.log",
     benchmark:
-        "<results>/benchmarks/answer_questions/cycle{c}.{set}.tsv"
+        "<results>/benchmarks/answer_questions/{run}cycle{c}.{set}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
     params:
-        settings=settings("answer_questions", ANSWERER),
+        settings=settings("answer_questions", answerer),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.answer_questions"),
     shell:

@@ -1,16 +1,125 @@
-"""Functions for the rules: settings of a job, models, sets of files. No rule stands here.
+"""Functions for the rules: runs, settings of a job, what it needs, models. No rule stands here.
 
 Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result)
 and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
 inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
 in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
 Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
+
+Runs. {run} in a path is empty for the main run and names an ablation or a training seed otherwise (viarl/runs.py). A rule
+says with `needs` which kinds of file it takes, and each is taken from the simplest run that has the same one.
 """
 
 import hashlib
 import json
+import re
+from functools import partial
 
 from viarl.fingerprint import fingerprint
+from viarl.runs import Graph, compared_runs, run_name
+
+SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
+FILES = {  # what rules hand on to others
+    "questions": "<data>/{run}sets/{set}/items.jsonl",
+    "videos": "<data>/{run}sets/{set}/videos.jsonl",
+    "base_model": "<data>/{run}stand_ins/{role}/model.safetensors",
+    "frames": "<data>/{run}frames/{set}/{shard}.json",
+    "similarities": "<data>/{run}clip/{set}/{shard}.safetensors",
+    "kept_questions": "<results>/{run}filter/train_items.jsonl",
+    "selector": "<results>/{run}cycle{c}/selector/model.safetensors",
+    "selected": "<results>/{run}cycle{c}/selected/{set}.parquet",
+    "answerer": "<results>/{run}cycle{c}/answerer/model.safetensors",
+    "rows": "<results>/{run}cycle{c}/evaluate/{set}.parquet",
+}
+MAKERS = {
+    "frames": "cache_frames",
+    "similarities": "score_frames",
+    "kept_questions": "filter_guessable",
+    "selector": "train_selector",
+    "selected": "select_frames",
+    "answerer": "tune_answerer",
+    "rows": "evaluate",
+}
+
+
+def maker(config, kind, w):
+    """The stage that makes a kind of file, "" where none does."""
+    if kind in ("questions", "videos"):
+        return "make_needle" if w["set"] in SPLITS else "import_local"
+    if kind == "base_model":
+        return "build_stand_ins" if config[w["role"]]["model"] == "stand-in" else ""
+    return MAKERS[kind]
+
+
+GRAPH = Graph(config, FILES, maker)
+NAMES = {kind: set(re.findall(r"{(\w+)}", pattern)) - {"run"} for kind, pattern in FILES.items()}
+
+
+def of(kind, **fixed):
+    """The files of a kind with a job's own wildcards, or with values given here (may be functions of config and w).
+
+    All shards of a set where the job has no shard; in cycle 0 the base model of a role.
+    """
+
+    def references(config, w):
+        known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
+        if kind in ("selector", "answerer") and known["c"] == "0":
+            return [("base_model", {"role": kind})]
+        own = {name: known[name] for name in NAMES[kind] if name in known}
+        if "shard" in NAMES[kind] - set(own):
+            return [(kind, own | {"shard": str(shard)}) for shard in range(config["frames"]["shards"])]
+        return [(kind, own)]
+
+    return references
+
+
+def previous(kind):
+    """The file of a kind of the cycle before."""
+    return of(kind, c=lambda config, w: int(w["c"]) - 1)
+
+
+def needs(stage, **files):
+    """The named inputs of a stage, each given by `of` or a function like it; what an ablation shares is not its own."""
+    GRAPH.needs[stage] = lambda config, w: [one for references in files.values() for one in references(config, w)]
+
+    def paths(references, w):
+        own = {name: value for name, value in w.items() if name != "run"}
+        try:
+            config = GRAPH.config(w.run)
+        except ValueError as error:
+            sys.exit(str(error))
+        for kind in FILES:
+            made = NAMES[kind] == set(own) and maker(config, kind, own) == stage
+            if made and (home := GRAPH.home(w.run, kind, own)) != w.run:
+                shared = workflow.pathvars.apply(FILES[kind].format(**own, run=home))
+                sys.exit(f"{w.run} shares this file with a simpler run: ask for {shared}")
+        found = [GRAPH.path(w.run, *one) for one in references(config, own)]
+        return [path for path in found if path]
+
+    return {name: partial(paths, references) for name, references in files.items()}
+
+
+def settings(stage, *parts, module="viarl.stages.{stage}"):
+    """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
+
+    `parts` are functions of a run's configuration and a job's wildcards that return mappings. The job's name for the
+    tracking is added, and the fingerprint of `module`, whose name may hold wildcards.
+    """
+
+    def known(config, w):
+        return {key: value for part in parts for key, value in part(config, w).items()}
+
+    GRAPH.settings[stage] = known
+
+    def text(w):
+        own = {name: value for name, value in w.items() if name != "run"}
+        run = w.get("run", "")
+        job = {"stage": stage, "run": run, "wildcards": own, "code": fingerprint(module.format(stage=stage, **w))}
+        if "c" in own:
+            job["cycle"] = int(w.c)
+        return json.dumps(known(GRAPH.config(run), own) | {"tracking": job}, sort_keys=True)
+
+    return text
 
 
 def only(mapping, names):
@@ -24,119 +133,128 @@ def without(mapping, names):
 
 
 def pick(section, *names):
-    """The named keys of a section of the configuration."""
-    return {name: config[section][name] for name in names}
+    """A part of the settings: the named keys of a section of the configuration."""
+    return lambda config, w: {name: config[section][name] for name in names}
+
+
+def section(*names):
+    """A part of the settings: whole sections of the configuration."""
+    return lambda config, w: {name: config[name] for name in names}
 
 
 # Keys that bound memory and time, and change no result.
 NO_RESULT = ["save_every", "groups_per_microbatch", "groups_per_rollout", "micro_batch_size", "gradient_checkpointing"]
-RUNTIME = {
-    "device": config["device"],
-    "tracking": config["tracking"]
-    | {
-        "root": workflow.pathvars.apply("<results>"),
-        "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
-        "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
-    },
-    "clip": pick("clip", "batch_size"),
-    "selector": pick("selector", "batch_size"),
-    "training": only(config["selector"]["training"], NO_RESULT),
-    "answerer": pick("answerer", "batch_size") | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
-    "evaluation": pick("evaluation", "batch_size"),
+# Settings that several rules are made of. How a model is asked says nothing of how it is trained.
+ASK = ["prompt", "max_new_tokens", "dtype", "attention"]
+
+
+def cycle(config, w):
+    """The cycle of a job."""
+    return {"cycle": int(w["c"])}
+
+
+def needle_set(config, w):
+    """One set of needle videos."""
+    split = SPLITS[w["set"]]
+    return {"set": w["set"], "split": split, "count": config["needle"]["videos"][split]}
+
+
+def selector(config, w):
+    """How the selector is asked."""
+    return {"selector": only(config["selector"], ASK)}
+
+
+def answerer(config, w):
+    """How the answerer is asked."""
+    return {"answerer": only(config["answerer"], ASK)}
+
+
+def training(config, w):
+    """How the selector is trained."""
+    return {
+        "selector": only(config["selector"], [*ASK, "length_range", "lora"]),
+        "training": without(config["selector"]["training"], NO_RESULT),
+    }
+
+
+def tuning(config, w):
+    """How the answerer is tuned."""
+    known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)}
+    return {"answerer": only(config["answerer"], [*ASK, "lora"]) | known}
+
+
+def stand_ins(config, w):
+    """What the tiny models are made for."""
+    frames = ["candidates", "selected", "selector_pixels", "answerer_pixels", "number_pixels", "jpeg_quality"]
+    asked = {role: only(config[role], ["prompt"]) for role in ("selector", "answerer")}
+    return {"stand_ins": config["stand_ins"], "frames": only(config["frames"], frames)} | asked
+
+
+def training_set(config, w=None):
+    """The name of the set that is trained on."""
+    return f"{config['dataset']}_train"
+
+
+def questions_of(config, w):
+    """The questions of a set; of the training set, those that the filter kept."""
+    kept = w["set"] == training_set(config)
+    return [("kept_questions", {})] if kept else [("questions", {"set": w["set"]})]
+
+
+def every_evaluation(config, w):
+    """The tables of all benchmarks, of a cycle and of those before it."""
+    cycles = range(int(w["c"]) + 1)
+    return [("rows", {"c": str(c), "set": name}) for c in cycles for name in config["benchmarks"]]
+
+
+def folder(files):
+    """The folder of the first file of an input, "" where there is none."""
+    return os.path.dirname(next(iter(files), ""))
+
+
+def model(role):
+    """A params function: folder or hub id of a model, from the job's input of that name, else from the configuration."""
+    return lambda w, input: folder(input.get(role)) or GRAPH.config(w.run)[role]["model"]
+
+
+def features(w, input):
+    """A params function: the folder that keeps vision features of a set, beside the folder of its frames."""
+    return folder(input.frames).replace("/frames/", "/features/")
+
+
+def growing(amount):
+    """A resources function: an amount for the first attempt, twice and three times that for the next ones."""
+    return lambda w, attempt: amount * attempt
+
+
+def runtime(config):
+    """What stages are told round Snakemake's bookkeeping."""
+    return {
+        "device": config["device"],
+        "clip": only(config["clip"], ["batch_size"]),
+        "selector": only(config["selector"], ["batch_size"]),
+        "training": only(config["selector"]["training"], NO_RESULT),
+        "answerer": only(config["answerer"], ["batch_size"])
+        | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
+        "evaluation": only(config["evaluation"], ["batch_size"]),
+    }
+
+
+TRACKING = config["tracking"] | {
+    "root": workflow.pathvars.apply("<results>"),
+    "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+    "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
 }
 os.environ.update(
-    VIARL_RUNTIME=json.dumps(RUNTIME),
+    VIARL_RUNTIME=json.dumps(
+        runtime(config)
+        | {
+            "tracking": TRACKING,
+            "ablations": {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]},
+        }
+    ),
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
     PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")])),
     OMP_WAIT_POLICY="passive",  # busy-waiting threads of two jobs on two cores slow each other down tens of times
     TOKENIZERS_PARALLELISM="false",
 )
-
-TRAINING_SET = f"{config['dataset']}_train"
-SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
-
-# Settings that several rules, or long ones, are made of. How a model is asked says nothing of how it is trained.
-ASK = ("prompt", "max_new_tokens", "dtype", "attention")
-SEED = {"seed": config["seed"]}
-FRAMES = pick("frames", "selected", "number_pixels")
-SELECTOR = {"selector": pick("selector", *ASK)}
-ANSWERER = {"answerer": pick("answerer", *ASK)}
-TRAINING = {
-    "selector": pick("selector", *ASK, "length_range", "lora"),
-    "training": without(config["selector"]["training"], NO_RESULT),
-    "reward": config["reward"],
-}
-TUNING = {
-    "answerer": pick("answerer", *ASK, "lora") | {"tuning": without(config["answerer"]["tuning"], NO_RESULT)},
-}
-STAND_INS = {
-    "stand_ins": config["stand_ins"],
-    "frames": without(config["frames"], ["reader", "timeout_s", "max_bad_share", "shards"]),
-    "selector": pick("selector", "prompt"),
-    "answerer": pick("answerer", "prompt"),
-}
-EVALUATION = {"evaluation": pick("evaluation", "selectors", "random_seeds")}
-BENCHMARKS = {"benchmarks": config["benchmarks"]}
-
-
-def cycle(w):
-    """The cycle of a job, as a setting."""
-    return {"cycle": int(w.c)}
-
-
-def needle_set(w):
-    """The settings of one set of needle videos."""
-    split = SPLITS[w.set]
-    return {"set": w.set, "split": split, "count": config["needle"]["videos"][split]}
-
-
-def settings(stage, *parts, module="viarl.stages.{stage}"):
-    """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
-
-    `parts` are mappings, or functions of the wildcards that return one. The job's name for the tracking is added, and
-    the fingerprint of `module`, whose name may hold wildcards.
-    """
-
-    def text(w):
-        code = fingerprint(module.format(stage=stage, **w))
-        values = {"tracking": {"stage": stage, "wildcards": dict(w.items()), "code": code}}
-        if "c" in w.keys():
-            values["tracking"] |= cycle(w)
-        for part in parts:
-            values |= part(w) if callable(part) else part
-        return json.dumps(values, sort_keys=True)
-
-    return text
-
-
-def model_file(role):
-    """An input function: the weights of a role's model after cycle w.c, [] where they come from a hub or a folder."""
-    return lambda w: weights(role, int(w.c))
-
-
-def previous_model_file(role):
-    """An input function: the weights that cycle w.c starts from."""
-    return lambda w: weights(role, int(w.c) - 1)
-
-
-def weights(role, cycle):
-    """The weights of a role's model after a cycle (0: untouched)."""
-    if cycle > 0:
-        return f"<results>/cycle{cycle}/{role}/model.safetensors"
-    return f"<data>/stand_ins/{role}/model.safetensors" if config[role]["model"] == "stand-in" else []
-
-
-def model(role, key=None):
-    """A params function: folder or hub id of a model, from the job's input of that name, else from the configuration."""
-    return lambda w, input: os.path.dirname(input.get(key or role) or "") or config[role]["model"]
-
-
-def every_shard(pattern, set_name=None):
-    """An input function: the files of all shards of a set, by default of the job's own wildcard."""
-    count = config["frames"]["shards"]
-    return lambda w: expand(pattern, set=set_name or w.set, shard=range(count))
-
-
-def items_of(set_name):
-    """The questions of a set; of the training set, those that the filter kept."""
-    return "<results>/filter/train_items.jsonl" if set_name == TRAINING_SET else f"<data>/sets/{set_name}/items.jsonl"

@@ -1,7 +1,7 @@
 """Data sets and stand-in models.
 
 Inputs:  the configuration alone; for `local`, the user's folder of videos and file of questions.
-Outputs: <data>/sets/{set}/items.jsonl and videos.jsonl; <data>/stand_ins/{role}/, ordinary checkpoint folders.
+Outputs: <data>/{run}sets/{set}/items.jsonl and videos.jsonl; <data>/{run}stand_ins/{role}/, ordinary checkpoint folders.
 Usual order: make_needle or import_local, then frames.smk; build_stand_ins beside them.
 """
 
@@ -9,19 +9,19 @@ Usual order: make_needle or import_local, then frames.smk; build_stand_ins besid
 rule make_needle:
     """Generate one set of needle videos with their questions and evidence."""
     output:
-        questions="<data>/sets/{set}/items.jsonl",
-        videos="<data>/sets/{set}/videos.jsonl",
+        questions="<data>/{run}sets/{set}/items.jsonl",
+        videos="<data>/{run}sets/{set}/videos.jsonl",
     log:
-        "<results>/logs/make_needle/{set}.log",
+        "<results>/logs/make_needle/{run}{set}.log",
     benchmark:
-        "<results>/benchmarks/make_needle/{set}.tsv"
+        "<results>/benchmarks/make_needle/{run}{set}.tsv"
     wildcard_constraints:
         set="|".join(SPLITS),
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=1500,
-        runtime=60,
+        mem_mb=growing(1500),
+        runtime=growing(60),
     params:
         settings=settings("make_needle", pick("needle", "seed", "questions_per_video"), needle_set),
         code=fingerprint("viarl.stages.make_needle"),
@@ -36,21 +36,23 @@ rule import_local:
         folder=lambda w: config["local"]["folder"],
         questions=lambda w: config["local"]["questions"],
     output:
-        questions="<data>/sets/{set}/items.jsonl",
-        videos="<data>/sets/{set}/videos.jsonl",
+        questions="<data>/{run}sets/{set}/items.jsonl",
+        videos="<data>/{run}sets/{set}/videos.jsonl",
     log:
-        "<results>/logs/import_local/{set}.log",
+        "<results>/logs/import_local/{run}{set}.log",
     benchmark:
-        "<results>/benchmarks/import_local/{set}.tsv"
+        "<results>/benchmarks/import_local/{run}{set}.tsv"
     wildcard_constraints:
         set="local|local_train|local_validation",
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=1500,
-        runtime=60,
+        mem_mb=growing(1500),
+        runtime=growing(60),
     params:
-        settings=settings("import_local", pick("local", "validation_share", "seed"), lambda w: {"set": w.set}),
+        settings=settings(
+            "import_local", pick("local", "validation_share", "seed"), lambda config, w: {"set": w["set"]}
+        ),
         code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
@@ -60,19 +62,21 @@ rule import_local:
 rule build_stand_ins:
     """Build and pretrain the tiny selector, answerer or CLIP on videos of their own."""
     output:
-        model="<data>/stand_ins/{role}/model.safetensors",
+        model="<data>/{run}stand_ins/{role}/model.safetensors",
     log:
-        "<results>/logs/build_stand_ins/{role}.log",
+        "<results>/logs/build_stand_ins/{run}{role}.log",
     benchmark:
-        "<results>/benchmarks/build_stand_ins/{role}.tsv"
+        "<results>/benchmarks/build_stand_ins/{run}{role}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         # one role's code does not concern the others
-        settings=settings("build_stand_ins", STAND_INS, lambda w: {"role": w.role}, module="viarl.stand_ins.{role}"),
+        settings=settings(
+            "build_stand_ins", stand_ins, lambda config, w: {"role": w["role"]}, module="viarl.stand_ins.{role}"
+        ),
         code=lambda w: fingerprint(f"viarl.stand_ins.{w.role}"),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"

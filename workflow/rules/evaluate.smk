@@ -1,7 +1,7 @@
 """Evaluation: every selector side by side at one frame budget, with the answerer of the cycle.
 
 Inputs:  a set's questions, frames, similarities and picks (of this cycle's and of the untouched selector); the answerer.
-Outputs: <results>/cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/cycle{c}/eval.json.
+Outputs: <results>/{run}cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/{run}cycle{c}/eval.json.
 Usual order: evaluate on each benchmark, then summarise_evaluation, which also compares with the cycles before.
 """
 
@@ -9,26 +9,34 @@ Usual order: evaluate on each benchmark, then summarise_evaluation, which also c
 rule evaluate:
     """Answer every question of a set with the frames of every selector."""
     input:
-        questions="<data>/sets/{set}/items.jsonl",
-        frames=every_shard("<data>/frames/{set}/{shard}.json"),
-        clip=every_shard("<data>/clip/{set}/{shard}.safetensors"),
-        base="<results>/cycle0/selected/{set}.parquet",
-        learned="<results>/cycle{c}/selected/{set}.parquet",
-        answerer=model_file("answerer"),
+        **needs(
+            "evaluate",
+            questions=of("questions"),
+            frames=of("frames"),
+            clip=of("similarities"),
+            base=of("selected", c=0),
+            learned=of("selected"),
+            answerer=of("answerer"),
+        ),
     output:
-        rows="<results>/cycle{c}/evaluate/{set}.parquet",
+        rows="<results>/{run}cycle{c}/evaluate/{set}.parquet",
     log:
-        "<results>/logs/evaluate/cycle{c}.{set}.log",
+        "<results>/logs/evaluate/{run}cycle{c}.{set}.log",
     benchmark:
-        "<results>/benchmarks/evaluate/cycle{c}.{set}.tsv"
+        "<results>/benchmarks/evaluate/{run}cycle{c}.{set}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=3000,
-        runtime=720,
+        mem_mb=growing(3000),
+        runtime=growing(720),
     params:
         settings=settings(
-            "evaluate", pick("frames", "selected"), ANSWERER, EVALUATION, cycle, lambda w: {"benchmark": w.set}
+            "evaluate",
+            pick("frames", "selected"),
+            answerer,
+            lambda config, w: {"evaluation": only(config["evaluation"], ["selectors", "random_seeds"])},
+            cycle,
+            lambda config, w: {"benchmark": w["set"]},
         ),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.evaluate"),
@@ -41,22 +49,20 @@ rule evaluate:
 rule summarise_evaluation:
     """Accuracies with intervals, paired differences between selectors and between cycles."""
     input:
-        rows=lambda w: expand(
-            "<results>/cycle{c}/evaluate/{set}.parquet", c=range(int(w.c) + 1), set=config["benchmarks"]
-        ),
+        **needs("summarise_evaluation", rows=every_evaluation),
     output:
-        summary="<results>/cycle{c}/eval.json",
+        summary="<results>/{run}cycle{c}/eval.json",
     log:
-        "<results>/logs/summarise_evaluation/cycle{c}.log",
+        "<results>/logs/summarise_evaluation/{run}cycle{c}.log",
     benchmark:
-        "<results>/benchmarks/summarise_evaluation/cycle{c}.tsv"
+        "<results>/benchmarks/summarise_evaluation/{run}cycle{c}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=1500,
-        runtime=30,
+        mem_mb=growing(1500),
+        runtime=growing(30),
     params:
-        settings=settings("summarise_evaluation", BENCHMARKS, pick("evaluation", "bootstrap"), cycle),
+        settings=settings("summarise_evaluation", section("benchmarks"), pick("evaluation", "bootstrap"), cycle),
         code=fingerprint("viarl.stages.summarise_evaluation"),
     shell:
         "python -m viarl.stages.summarise_evaluation --settings {params.settings:q}"

@@ -1,7 +1,7 @@
 """Training questions that teach nothing are dropped.
 
 Inputs:  the training set's questions, frames and similarities; the untouched answerer.
-Outputs: <results>/filter/train_items.jsonl; <results>/filter/report.json (how many each rule drops: the data card).
+Outputs: <results>/{run}filter/train_items.jsonl; <results>/{run}filter/report.json (how many each rule drops: the data card).
 Usual order: after frames.smk, before selector.smk.
 """
 
@@ -9,24 +9,27 @@ Usual order: after frames.smk, before selector.smk.
 rule filter_guessable:
     """Drop training questions that are answered without looking, or never (setting filter.rule)."""
     input:
-        questions=f"<data>/sets/{TRAINING_SET}/items.jsonl",
-        frames=every_shard("<data>/frames/{set}/{shard}.json", TRAINING_SET),
-        clip=every_shard("<data>/clip/{set}/{shard}.safetensors", TRAINING_SET),
-        answerer=lambda w: weights("answerer", 0),
+        **needs(
+            "filter_guessable",
+            questions=of("questions", set=training_set),
+            frames=of("frames", set=training_set),
+            clip=of("similarities", set=training_set),
+            answerer=of("base_model", role="answerer"),
+        ),
     output:
-        questions="<results>/filter/train_items.jsonl",
-        report="<results>/filter/report.json",
+        questions="<results>/{run}filter/train_items.jsonl",
+        report="<results>/{run}filter/report.json",
     log:
-        "<results>/logs/filter_guessable/all.log",
+        "<results>/logs/filter_guessable/{run}all.log",
     benchmark:
-        "<results>/benchmarks/filter_guessable/all.tsv"
+        "<results>/benchmarks/filter_guessable/{run}all.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
     params:
-        settings=settings("filter_guessable", SEED, pick("frames", "selected"), {"filter": config["filter"]}, ANSWERER),
+        settings=settings("filter_guessable", section("seed", "filter"), pick("frames", "selected"), answerer),
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.filter_guessable"),
     shell:

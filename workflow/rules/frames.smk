@@ -1,8 +1,8 @@
 """Candidate frames and their similarity to the questions.
 
 Inputs:  <data>/sets/{set}/items.jsonl and videos.jsonl; the CLIP model.
-Outputs: <data>/frames/{set}/{shard}.json (manifest; one safetensors file a video lies beside it) and
-         <data>/clip/{set}/{shard}.safetensors (one vector of similarities for each question).
+Outputs: <data>/{run}frames/{set}/{shard}.json (manifest; one safetensors file a video lies beside it) and
+         <data>/{run}clip/{set}/{shard}.safetensors (one vector of similarities for each question).
 Usual order: cache_frames, then score_frames, shard by shard; then filter.smk and evaluate.smk.
 """
 
@@ -10,23 +10,23 @@ Usual order: cache_frames, then score_frames, shard by shard; then filter.smk an
 rule cache_frames:
     """Decode each video of a shard once and keep its candidate frames in both resolutions."""
     input:
-        videos="<data>/sets/{set}/videos.jsonl",
+        **needs("cache_frames", videos=of("videos")),
     output:
-        manifest="<data>/frames/{set}/{shard}.json",
+        manifest="<data>/{run}frames/{set}/{shard}.json",
     log:
-        "<results>/logs/cache_frames/{set}.{shard}.log",
+        "<results>/logs/cache_frames/{run}{set}.{shard}.log",
     benchmark:
-        "<results>/benchmarks/cache_frames/{set}.{shard}.tsv"
+        "<results>/benchmarks/cache_frames/{run}{set}.{shard}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=growing(2000),
+        runtime=growing(720),
     params:
         settings=settings(
             "cache_frames",
-            without(config["frames"], ["selected", "number_pixels"]),
-            lambda w: {"shard": int(w.shard)},
+            lambda config, w: without(config["frames"], ["selected", "number_pixels"]),
+            lambda config, w: {"shard": int(w["shard"])},
         ),
         code=fingerprint("viarl.stages.cache_frames"),
     shell:
@@ -37,22 +37,20 @@ rule cache_frames:
 rule score_frames:
     """Compute the CLIP similarity of every candidate frame and question of a shard."""
     input:
-        questions="<data>/sets/{set}/items.jsonl",
-        frames="<data>/frames/{set}/{shard}.json",
-        clip=lambda w: weights("clip", 0),
+        **needs("score_frames", questions=of("questions"), frames=of("frames"), clip=of("base_model", role="clip")),
     output:
-        scores="<data>/clip/{set}/{shard}.safetensors",
+        scores="<data>/{run}clip/{set}/{shard}.safetensors",
     log:
-        "<results>/logs/score_frames/{set}.{shard}.log",
+        "<results>/logs/score_frames/{run}{set}.{shard}.log",
     benchmark:
-        "<results>/benchmarks/score_frames/{set}.{shard}.tsv"
+        "<results>/benchmarks/score_frames/{run}{set}.{shard}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=3000,
-        runtime=240,
+        mem_mb=growing(3000),
+        runtime=growing(240),
     params:
-        settings=settings("score_frames", {"clip": pick("clip", "pretrained")}),
+        settings=settings("score_frames", lambda config, w: {"clip": only(config["clip"], ["pretrained"])}),
         model=model("clip"),
         code=fingerprint("viarl.stages.score_frames"),
     shell:

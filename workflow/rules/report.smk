@@ -66,7 +66,7 @@ rule make_report:
         mem_mb=1500,
         runtime=30,
     params:
-        settings=settings("make_report", pick("report", "filmstrips"), BENCHMARKS),
+        settings=settings("make_report", pick("report", "filmstrips"), section("benchmarks")),
         folder=lambda w, output: os.path.dirname(output.accuracy),
         code=fingerprint("viarl.stages.make_report"),
     shell:

@@ -1,37 +1,47 @@
 """The selector: its training by reinforcement, and what it selects.
 
 Inputs:  the filtered training questions, frames; the models after the previous cycle.
-Outputs: <results>/cycle{c}/selector/ (an ordinary checkpoint folder); <results>/cycle{c}/selected/{set}.parquet.
+Outputs: <results>/{run}cycle{c}/selector/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/selected/{set}.parquet.
 Usual order: train_selector, then select_frames on the training set (for answerer.smk) and on each benchmark.
-Working files: <results>/cycle{c}/checkpoints/selector/, undeclared, from which an interrupted training resumes.
+Working files: <results>/{run}cycle{c}/checkpoints/selector/, undeclared, from which an interrupted training resumes.
 """
 
 
 rule train_selector:
     """Train the selector by REINFORCE++ on the reward of its completions, the answerer frozen."""
     input:
-        questions=items_of(TRAINING_SET),
-        frames=every_shard("<data>/frames/{set}/{shard}.json", TRAINING_SET),
-        selector=previous_model_file("selector"),
-        answerer=previous_model_file("answerer"),
+        **needs(
+            "train_selector",
+            questions=of("kept_questions"),
+            frames=of("frames", set=training_set),
+            selector=previous("selector"),
+            answerer=previous("answerer"),
+        ),
     output:
-        model="<results>/cycle{c}/selector/model.safetensors",
+        model="<results>/{run}cycle{c}/selector/model.safetensors",
     log:
-        "<results>/logs/train_selector/cycle{c}.log",
+        "<results>/logs/train_selector/{run}cycle{c}.log",
     benchmark:
-        "<results>/benchmarks/train_selector/cycle{c}.tsv"
+        "<results>/benchmarks/train_selector/{run}cycle{c}.tsv"
     wildcard_constraints:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=6000,
-        runtime=4320,
+        mem_mb=growing(6000),
+        runtime=growing(4320),
     params:
-        settings=settings("train_selector", SEED, FRAMES, TRAINING, ANSWERER, cycle),
+        settings=settings(
+            "train_selector",
+            section("seed", "reward"),
+            pick("frames", "selected", "number_pixels"),
+            training,
+            answerer,
+            cycle,
+        ),
         selector=model("selector"),
         answerer=model("answerer"),
-        features=workflow.pathvars.apply(f"<data>/features/{TRAINING_SET}"),
+        features=features,
         code=fingerprint("viarl.stages.train_selector"),
     shell:
         "python -m viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
@@ -42,24 +52,28 @@ rule train_selector:
 rule select_frames:
     """Let a cycle's selector pick frames for every question of a set, greedily and in one seeded sample."""
     input:
-        questions=lambda w: items_of(w.set),
-        frames=every_shard("<data>/frames/{set}/{shard}.json"),
-        selector=model_file("selector"),
+        **needs("select_frames", questions=questions_of, frames=of("frames"), selector=of("selector")),
     output:
-        selected="<results>/cycle{c}/selected/{set}.parquet",
+        selected="<results>/{run}cycle{c}/selected/{set}.parquet",
     log:
-        "<results>/logs/select_frames/cycle{c}.{set}.log",
+        "<results>/logs/select_frames/{run}cycle{c}.{set}.log",
     benchmark:
-        "<results>/benchmarks/select_frames/cycle{c}.{set}.tsv"
+        "<results>/benchmarks/select_frames/{run}cycle{c}.{set}.tsv"
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
     params:
-        settings=settings("select_frames", SEED, SELECTOR, FRAMES, pick("evaluation", "temperature")),
+        settings=settings(
+            "select_frames",
+            section("seed"),
+            selector,
+            pick("frames", "selected", "number_pixels"),
+            pick("evaluation", "temperature"),
+        ),
         selector=model("selector"),
-        features=workflow.pathvars.apply("<data>/features/{set}"),
+        features=features,
         code=fingerprint("viarl.stages.select_frames"),
     shell:
         "python -m viarl.stages.select_frames --settings {params.settings:q} --items {input.questions:q}"

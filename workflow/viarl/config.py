@@ -44,6 +44,7 @@ _BOUNDS = {
     "multipleOf": "a multiple of",
     "minLength": "of a length of at least",
     "minItems": "of a length of at least",
+    "minProperties": "of a length of at least",
     "maxItems": "of a length of at most",
 }
 
@@ -191,7 +192,10 @@ def _explain(error: ValidationError) -> Iterator[str]:
     elif error.validator in _BOUNDS:
         yield f"{where} = {shown(value)}: out of range; it must be {_BOUNDS[str(error.validator)]} {rule}"
     elif error.validator == "pattern":
-        yield f"{where} = {shown(value)}: holds a line end or another control character; remove it"
+        if str(rule).startswith(r"^[^\x00"):
+            yield f"{where} = {shown(value)}: holds a line end or another control character; remove it"
+        else:
+            yield f"{where}: {shown(value)} is not of the form {rule}; rename it"
     elif error.validator == "uniqueItems":
         yield f"{where} = {shown(value)}: an entry stands twice; remove one"
     else:
@@ -304,7 +308,7 @@ def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 def _paths(pathvars: Mapping[str, str]) -> Iterator[str]:
     """Folders that are written to: relative ones stay below the working directory, absolute ones may be anywhere."""
-    may_hold = {"root": (), "results": ("root",), "data": ("root", "results")}
+    may_hold = {"results": (), "data": ("results",)}
     for name, path in pathvars.items():
         where = f"pathvars.{name} = {shown(path)}"
         used = re.findall(r"<(.*?)>", path)

@@ -62,6 +62,7 @@ class Tracking:
         uri: MLflow tracking URI; None is `sqlite:///<root>/mlflow.db`.
         experiment: name of the MLflow experiment.
         stage: rule name; `wildcards`: the job's wildcards; `cycle`: its cycle, if it has one.
+        run: ablation and training seed it belongs to (viarl.runs), "" for the main run.
         config: fingerprint of the whole configuration; `code`: fingerprint of the stage's code.
         tags: further tags of every run.
         push_every_s: seconds between pushes of a stage that is still running.
@@ -75,6 +76,7 @@ class Tracking:
     experiment: str = "viarl"
     stage: str = ""
     wildcards: dict[str, str] = field(default_factory=dict)
+    run: str = ""
     cycle: int | None = None
     config: str = ""
     code: str = ""
@@ -86,7 +88,7 @@ class Tracking:
         if self.record is None and self.stage:
             parts = [f"cycle{value}" if name == "c" else value for name, value in self.wildcards.items()]
             name = ".".join(parts) or "all"
-            object.__setattr__(self, "record", self.root / "tracking" / self.stage / f"{name}.jsonl")
+            object.__setattr__(self, "record", self.root / "tracking" / self.stage / self.run / f"{name}.jsonl")
 
     @property
     def destination(self) -> str:
@@ -191,7 +193,7 @@ class Run:
             if resumed:
                 self._append("resume")
             else:
-                names = ("stage", "wildcards", "cycle", "config", "code", "experiment", "tags")
+                names = ("stage", "wildcards", "run", "cycle", "config", "code", "experiment", "tags")
                 header = {name: getattr(self.settings, name) for name in names}
                 self._append("start", id=uuid.uuid4().hex, **header, params=self.params)
         return self
@@ -239,7 +241,7 @@ class Run:
         except ValueError:  # killed while it wrote its first line
             path.unlink()
             return False
-        same = all(old.header[name] == getattr(self.settings, name) for name in ("stage", "wildcards", "code"))
+        same = all(old.header[name] == getattr(self.settings, name) for name in ("stage", "wildcards", "run", "code"))
         if same and old.status != "FINISHED" and old.header["params"] == json.loads(json.dumps(self.params)):
             with path.open("r+b") as handle:
                 handle.truncate(old.size)  # cut a torn last line
@@ -379,10 +381,13 @@ class _Store:
             "config_fingerprint": header["config"],
             "code_fingerprint": header["code"],
             "results_root": str(self.settings.root.resolve()),
+            "run": header["run"] or "main",
             **{f"wildcard.{name}": value for name, value in header["wildcards"].items()},
             **({} if header["cycle"] is None else {"cycle": str(header["cycle"])}),
         }
-        name = " ".join([header["stage"], *(f"{key}={value}" for key, value in header["wildcards"].items())])
+        name = " ".join(
+            [header["run"] + header["stage"], *(f"{key}={value}" for key, value in header["wildcards"].items())]
+        )
         run = self.client.create_run(experiment_id, int(1000 * header["time"]), tags, name)
         return run.info.run_id, set()
 

@@ -66,7 +66,8 @@ def main(settings: Settings) -> None:
     """Write all pictures and tables."""
     with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}) as recorded:
         summaries = read_summaries(settings.summaries)
-        records = [tracking.read_record(path) for path in tracking.records(settings.tracking.root)]
+        every = [tracking.read_record(path) for path in tracking.records(settings.tracking.root)]
+        records = [record for record in every if not record.header["run"]]  # those of the main run
         draw_accuracy(summaries, settings.folder / "accuracy.png")
         draw_tasks(summaries, settings.folder / "tasks.png")
         draw_rewards(records, settings.folder / "rewards.png")
