@@ -10,6 +10,7 @@ import sys
 import tempfile
 from typing import IO
 
+import jsonschema  # noqa: F401, what the Snakefile needs is imported here once
 import snakemake.cli
 
 
@@ -38,6 +39,7 @@ def run_forked(cwd: str, arguments: list[str], output: IO[bytes]) -> int:
 
 def main() -> None:
     """Answer requests until stdin ends."""
+    snakemake.cli.get_argument_parser()  # finds all plugins, which takes as long as a dry run
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile() as output:

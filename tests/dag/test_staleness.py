@@ -1,94 +1,162 @@
 """What a change makes stale: the jobs whose result it can change, and what follows them; never anything else."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.dag.conftest import Workflow
+from tests.dag.conftest import Plan, Workflow
+from tests.dag.staleness import MARKS, REPOSITORY, TABLE, Row, readme_table, rows, schema_keys
 
 pytestmark = pytest.mark.dag
 
-DATA_RULES = {"make_needle", "build_stand_ins", "cache_frames", "score_frames", "filter_guessable"}
-TRAINING = {"train_selector": 2, "tune_answerer": 2, "summarise_evaluation": 2, "make_report": 1}
 
-
-def edit(workflow: Workflow, module: str, text: str) -> None:
-    """Append text to a module of the copy."""
+def edit(workflow: Workflow, module: str, change: Callable[[str], str]) -> None:
+    """Change the text of a module of the copy."""
     path = workflow.root / "workflow" / Path(*module.split(".")).with_suffix(".py")
-    path.write_text(path.read_text() + text)
+    path.write_text(change(path.read_text()))
 
 
-def test_second_run_does_nothing(finished: Workflow) -> None:
-    """Also for the single file."""
-    assert not finished.plan().jobs
-    assert not finished.plan("results/cycle2/eval.json").jobs
+def test_every_key_has_a_row() -> None:
+    """A new key of the configuration needs one."""
+    assert {row.key for row in rows()} == schema_keys()
 
 
-def test_reward_weight(finished: Workflow) -> None:
-    """Training and what follows it, in both cycles; no frames, no CLIP, no stand-ins, nothing of cycle 0."""
-    plan = finished.plan(overlay={"reward": {"answer": 3.0}})
-    assert plan.counts == TRAINING | {"select_frames": 6, "evaluate": 4}
-    assert not any("cycle0" in path for path in plan.outputs)
+def test_readme_has_the_table() -> None:
+    """As printed by `python -m tests.dag.staleness`."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip() == readme_table()
 
 
-def test_tuning_keeps_the_first_selector(finished: Workflow) -> None:
-    """The answerer's learning rate touches cycle 1 from its tuning on."""
-    plan = finished.plan(overlay={"answerer": {"tuning": {"learning_rate": 1.0e-4}}})
-    assert plan.counts == TRAINING | {"train_selector": 1, "select_frames": 3, "evaluate": 4}
-    assert "results/cycle1/selector/model.safetensors" not in plan.outputs
+@pytest.fixture(scope="module")
+def done(_finished: Workflow) -> Workflow:
+    """The default, done, with a checkpoint folder and videos of the user's own beside it; nothing here changes it."""
+    (_finished.root / "other" / "model").mkdir(parents=True, exist_ok=True)
+    (_finished.root / "other" / "model" / "config.json").write_text("{}")
+    (_finished.root / "other" / "model" / "model.safetensors").write_text("")
+    (_finished.root / "mine").mkdir(exist_ok=True)
+    (_finished.root / "mine.csv").write_text("video,question\n")
+    return _finished
 
 
-def test_more_cycles(finished: Workflow) -> None:
-    """From 2 to 3: cycle 3 alone, and the report."""
-    plan = finished.plan(overlay={"cycles": 3})
-    report = {path for path in plan.outputs if path.startswith("results/report/")}
-    assert all(path.startswith("results/cycle3/") for path in plan.outputs - report)
-    assert plan.counts["train_selector"] == 1
+@pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.key)
+def test_key(done: Workflow, row: Row) -> None:
+    """Exactly the jobs of the table."""
+    assert done.plan(overlay=row.overlay).counts == row.jobs
 
 
-def test_bootstrap(finished: Workflow) -> None:
-    """The intervals need no new answers."""
-    plan = finished.plan(overlay={"evaluation": {"bootstrap": 200}})
-    assert plan.counts == {"summarise_evaluation": 3, "make_report": 1}
+def second_run(workflow: Workflow) -> Plan:
+    assert not workflow.plan("results/cycle2/eval.json").jobs
+    return workflow.plan()
 
 
-def test_one_more_benchmark(finished: Workflow) -> None:
-    """Its own data and tables, and the summaries."""
-    plan = finished.plan(overlay={"benchmarks": ["needle", "needle_shifted", "needle_validation"]})
-    assert plan.counts["make_needle"] == 1
-    assert plan.counts["evaluate"] == 3
-    assert not {"train_selector", "build_stand_ins", "filter_guessable"} & set(plan.counts)
+def comment(workflow: Workflow) -> Plan:
+    def change(text: str) -> str:
+        first, _, rest = text.partition('"""\n')
+        return f'{first} In other words.\n"""\n\n\n# A remark.\n{rest}'
+
+    for module in ("viarl.rl.reward", "viarl.video.reader", "viarl.stages.evaluate"):
+        edit(workflow, module, change)
+    return workflow.plan()
 
 
-def test_what_cannot_change_a_result(finished: Workflow) -> None:
-    """Device, batch sizes of inference, checkpoints in between, tracking."""
-    overlay = {
-        "device": "cpu",
-        "clip": {"batch_size": 1},
-        "answerer": {"batch_size": 1},
-        "evaluation": {"batch_size": 1},
-        "selector": {"training": {"save_every": 1}},
-        "tracking": {"uri": "http://127.0.0.1:1", "experiment": "other"},
-    }
-    assert not finished.plan(overlay=overlay).jobs
+def touch(workflow: Workflow) -> Plan:
+    for path in [*(workflow.root / "results").rglob("*"), *(workflow.root / "workflow").rglob("*")]:
+        if path.is_file():
+            os.utime(path)
+    return workflow.plan()
 
 
-def test_seeds_share_the_data(finished: Workflow) -> None:
+def resources(workflow: Workflow) -> Plan:
+    assert not workflow.plan("--set-resources", "train_selector:mem_mb=99999").jobs
+    return workflow.plan("--profile", "slurm")
+
+
+def other_machine(workflow: Workflow) -> Plan:
+    moved = workflow.root.with_name("moved")
+    shutil.copytree(workflow.root, moved, symlinks=True)  # new times of the folders, other absolute paths
+    return Workflow(moved).plan()
+
+
+def deleted_intermediate(workflow: Workflow) -> Plan:
+    (workflow.root / "results" / "data" / "frames" / "needle" / "0.json").unlink()
+    return workflow.plan()
+
+
+def deleted_result(workflow: Workflow) -> Plan:
+    (workflow.root / "results" / "cycle2" / "eval.json").unlink()
+    return workflow.plan()
+
+
+def changed(*modules: str) -> Callable[[Workflow], Plan]:
+    """Change the meaning of modules."""
+
+    def change(workflow: Workflow) -> Plan:
+        for module in modules:
+            edit(workflow, module, lambda text: f"{text}\nCHANGED = True\n")
+        return workflow.plan()
+
+    return change
+
+
+def new_benchmark(workflow: Workflow) -> Plan:
+    return workflow.plan(overlay={"benchmarks": ["needle", "needle_shifted", "needle_validation"]})
+
+
+OTHERS = {
+    "second_run": second_run,
+    "comment": comment,
+    "touch": touch,
+    "resources": resources,
+    "other_machine": other_machine,
+    "deleted_intermediate": deleted_intermediate,
+    "deleted_result": deleted_result,
+    "reward_code": changed("viarl.rl.reward"),
+    "reader_code": changed("viarl.video.reader"),
+    "tracking_code": changed("viarl.progress", "viarl.tracking"),
+    "new_benchmark": new_benchmark,
+}
+
+
+@pytest.mark.parametrize("name", TABLE["others"])
+def test_other_change(finished: Workflow, name: str) -> None:
+    """Exactly the jobs of the table."""
+    assert OTHERS[name](finished).counts == TABLE["groups"][TABLE["others"][name]["again"]]["jobs"]
+
+
+def test_a_third_cycle_touches_nothing_before_it(done: Workflow) -> None:
+    """From 2 to 3: files of cycle 3 alone, and the report."""
+    plan = done.plan(overlay={"cycles": 3})
+    assert all(path.startswith(("results/cycle3/", "results/report/")) for path in plan.outputs)
+
+
+def test_seeds_share_the_data(done: Workflow) -> None:
     """Another training seed makes no data again."""
-    plan = finished.plan("results/seed1/cycle2/eval.json")
-    assert set(plan.counts) & DATA_RULES == {"filter_guessable"}
+    plan = done.plan("results/seed1/cycle2/eval.json")
+    assert not {"make_needle", "build_stand_ins", "cache_frames", "score_frames"} & set(plan.counts)
     assert all(path.startswith("results/seed1/") for path in plan.outputs)
 
 
-def test_comment_changes_nothing(finished: Workflow) -> None:
-    """A comment and a blank line in a module that training imports."""
-    edit(finished, "viarl.rl.reward", "\n\n# A remark.\n")
-    assert not finished.plan().jobs
-
-
-def test_change_of_the_reward_retrains(finished: Workflow) -> None:
-    """A change of meaning in a module that only training imports."""
-    edit(finished, "viarl.rl.reward", "\nCHANGED = True\n")
-    plan = finished.plan()
-    assert plan.counts["train_selector"] == 2
-    assert not DATA_RULES & set(plan.counts)
+@pytest.mark.parametrize(
+    ("overlay", "jobs"),
+    [
+        ({"reward": {"length": 0}}, {"train_selector": 2, "select_frames": 6, "tune_answerer": 2, "evaluate": 4}),
+        (
+            {"answerer": {"tuning": {"steps": 40}}},
+            {"train_selector": 1, "select_frames": 3, "tune_answerer": 2, "evaluate": 4},
+        ),
+        ({"cycles": 1}, {}),
+        ({"evaluation": {"random_seeds": 2}}, {"evaluate": 6}),
+    ],
+    ids=["reward", "tuning", "cycles", "evaluation"],
+)
+def test_an_ablation_runs_what_it_touches(done: Workflow, overlay: dict, jobs: dict[str, int]) -> None:
+    """A new ablation of a done run: what its overlay touches, in its own folder, and its summary."""
+    last = overlay.get("cycles", 2)
+    entry = {"hypothesis": "to see what happens", "overlay": overlay}
+    target = f"results/ablations/new/cycle{last}/eval.json"
+    plan = done.plan(target, overlay={"ablations": {"new": entry}})
+    assert plan.counts == jobs | {"summarise_evaluation": 1}
+    assert all(path.startswith("results/ablations/new/") for path in plan.outputs)

@@ -10,7 +10,7 @@ import torch
 from viarl.clip.model import load_clip
 from viarl.datasets.needle import COLOURS, SHAPES, TASKS, draw_question, generator
 from viarl.prompts import answerer_messages, parse_selection, selector_messages
-from viarl.stages.build_stand_ins import Asked, Frames, Settings, StandIns, main
+from viarl.stages.build_stand_ins import Settings, main
 from viarl.stand_ins import answerer
 from viarl.stand_ins.architecture import build_model, build_processor
 from viarl.stand_ins.corpus import NOT_SEEN, question_text, reply, stand_in_tokenizer, thought
@@ -173,8 +173,7 @@ def test_probes_teach_the_vision_tower(tokenizer, films: Films, capsys: pytest.C
 
 
 def _settings(role: str, folder: Path, effort: float = 0.01) -> Settings:
-    frames = Frames(CANDIDATES, 4, 28, 56, 13, 90)
-    return Settings(role, StandIns(3, effort), frames, Asked("short"), Asked("short"), folder / "model.safetensors")
+    return Settings(role, replace(TOLD, effort=effort), folder / "model.safetensors")
 
 
 def test_the_stage_builds_an_answerer_that_loads_as_an_ordinary_checkpoint(tmp_path: Path) -> None:

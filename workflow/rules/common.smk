@@ -67,10 +67,15 @@ def of(kind, **fixed):
             return [("base_model", {"role": kind})]
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
-            return [(kind, own | {"shard": str(shard)}) for shard in range(config["frames"]["shards"])]
+            return [(kind, own | {"shard": str(shard)}) for shard in range(shards(config, own))]
         return [(kind, own)]
 
     return references
+
+
+def shards(config, w):
+    """The number of jobs that share the work on a set."""
+    return config["frames"]["shards"]["training" if w["set"] == training_set(config) else "benchmark"]
 
 
 def previous(kind):
@@ -169,25 +174,40 @@ def answerer(config, w):
     return {"answerer": only(config["answerer"], ASK)}
 
 
+def lora(section):
+    """The adapters of a model; their size is no part of it where there are none."""
+    return {"lora": section["lora"] if section["lora"]["enabled"] else {"enabled": False}}
+
+
 def training(config, w):
     """How the selector is trained."""
     return {
-        "selector": only(config["selector"], [*ASK, "length_range", "lora"]),
+        "selector": only(config["selector"], [*ASK, "length_range"]) | lora(config["selector"]),
         "training": without(config["selector"]["training"], NO_RESULT),
     }
 
 
 def tuning(config, w):
     """How the answerer is tuned."""
-    known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)}
-    return {"answerer": only(config["answerer"], [*ASK, "lora"]) | known}
+    known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
+    return {"answerer": only(config["answerer"], ASK) | known}
 
 
-def stand_ins(config, w):
-    """What the tiny models are made for."""
-    frames = ["candidates", "selected", "selector_pixels", "answerer_pixels", "number_pixels", "jpeg_quality"]
-    asked = {role: only(config[role], ["prompt"]) for role in ("selector", "answerer")}
-    return {"stand_ins": config["stand_ins"], "frames": only(config["frames"], frames)} | asked
+def stand_in(config, w):
+    """What the tiny model of a role is made for."""
+    frames = {
+        "selector": ["candidates", "selected", "selector_pixels", "number_pixels"],
+        "answerer": ["candidates", "selected", "answerer_pixels"],
+        "clip": ["candidates", "selector_pixels"],
+    }[w["role"]]
+    asked = {} if w["role"] == "clip" else {f"{w['role']}_prompt": config[w["role"]]["prompt"]}
+    return {"role": w["role"], "stand_in": config["stand_ins"] | only(config["frames"], frames) | asked}
+
+
+def sampling(config, w):
+    """How a second pick of each question is drawn; the training set needs none."""
+    trained_on = w["set"] == training_set(config)
+    return {"temperature": None if trained_on else config["evaluation"]["temperature"]}
 
 
 def training_set(config, w=None):
@@ -231,6 +251,7 @@ def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {
         "device": config["device"],
+        **only(config["frames"], ["max_bad_share", "timeout_s"]),
         "clip": only(config["clip"], ["batch_size"]),
         "selector": only(config["selector"], ["batch_size"]),
         "training": only(config["selector"]["training"], NO_RESULT),

@@ -74,9 +74,7 @@ rule build_stand_ins:
         runtime=growing(120),
     params:
         # one role's code does not concern the others
-        settings=settings(
-            "build_stand_ins", stand_ins, lambda config, w: {"role": w["role"]}, module="viarl.stand_ins.{role}"
-        ),
+        settings=settings("build_stand_ins", stand_in, module="viarl.stand_ins.{role}"),
         code=lambda w: fingerprint(f"viarl.stand_ins.{w.role}"),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"

@@ -25,8 +25,8 @@ rule cache_frames:
     params:
         settings=settings(
             "cache_frames",
-            lambda config, w: without(config["frames"], ["selected", "number_pixels"]),
-            lambda config, w: {"shard": int(w["shard"])},
+            pick("frames", "candidates", "selector_pixels", "answerer_pixels", "jpeg_quality", "reader"),
+            lambda config, w: {"shard": int(w["shard"]), "shards": shards(config, w)},
         ),
         code=fingerprint("viarl.stages.cache_frames"),
     shell:

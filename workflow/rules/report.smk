@@ -13,9 +13,11 @@ rule make_report:
         summaries=expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
         rows=expand("<results>/cycle{c}/evaluate/{set}.parquet", c=config["cycles"], set=config["benchmarks"]),
         questions=expand("<data>/sets/{set}/items.jsonl", set=config["benchmarks"]),
-        frames=expand(
-            "<data>/frames/{set}/{shard}.json", set=config["benchmarks"], shard=range(config["frames"]["shards"])
-        ),
+        frames=[
+            f"<data>/frames/{name}/{shard}.json"
+            for name in config["benchmarks"]
+            for shard in range(shards(config, {"set": name}))
+        ],
     output:
         accuracy=report(
             "<results>/report/accuracy.png",

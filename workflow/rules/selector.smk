@@ -70,7 +70,7 @@ rule select_frames:
             section("seed"),
             selector,
             pick("frames", "selected", "number_pixels"),
-            pick("evaluation", "temperature"),
+            sampling,
         ),
         selector=model("selector"),
         features=features,

@@ -30,7 +30,7 @@ def summarise(
     summary: dict[str, Any] = {}
     for name in benchmarks:
         cycles = {
-            number: _known(part, name) for number, part in rows[rows["benchmark"] == name].groupby("cycle", sort=True)
+            number: known(part, name) for number, part in rows[rows["benchmark"] == name].groupby("cycle", sort=True)
         }
         if cycle not in cycles:
             raise ValueError(f"benchmark {name!r} has no rows of cycle {cycle}; run evaluate on it")
@@ -45,14 +45,14 @@ def summarise(
     }
 
 
-def _known(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+def known(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     known = rows[rows["answer"] != ""]
     if known.empty:
         raise ValueError(f"no question of benchmark {benchmark!r} has a known answer; add answers or take it out")
     return known
 
 
-def _by_item(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+def by_item(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     """Return (items, selectors) shares of right answers, the mean over the draws of random selectors."""
     table = rows.assign(correct=rows["correct"].astype(float)).pivot_table(
         index="item", columns="selector", values="correct", aggfunc="mean", sort=True
@@ -65,7 +65,7 @@ def _by_item(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 
 def _benchmark(cycles: dict[int, pd.DataFrame], cycle: int, name: str, resamples: int, seed: int) -> dict[str, Any]:
     rows = cycles[cycle]
-    correct = _by_item(rows, name)
+    correct = by_item(rows, name)
     videos = rows.drop_duplicates("item").set_index("item")["video"].loc[correct.index].tolist()
     accuracies = clustered_means(correct.to_numpy(), videos, resamples, seed)
     selectors = {
@@ -84,7 +84,7 @@ def _benchmark(cycles: dict[int, pd.DataFrame], cycle: int, name: str, resamples
         if first in correct and second in correct:
             compare(f"{first}-{second}", correct[first], correct[second])
     for previous in sorted((number for number in cycles if number < cycle), reverse=True):
-        before = _by_item(cycles[previous], name)
+        before = by_item(cycles[previous], name)
         if not before.index.equals(correct.index):
             raise ValueError(f"benchmark {name!r}: cycles {previous} and {cycle} were evaluated on different items")
         if "learned" in correct and "learned" in before:

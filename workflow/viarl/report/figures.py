@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viarl.evaluate.across import training_free
 from viarl.files import read_json
 from viarl.report.style import FAINT, figure, in_order, label_ends, look, save
 
@@ -35,11 +36,9 @@ def benchmarks(summaries: Sequence[Summary]) -> list[str]:
 
 
 def best_free(summary: Summary, benchmark: str) -> str | None:
-    """Return the most accurate selector that was not trained and does not know the evidence."""
+    """Return the most accurate training-free selector."""
     entries = summary["benchmarks"][benchmark]["selectors"]
-    known = ("uniform", "oracle", "blind", "base", "base_sampled", "learned", "learned_sampled")
-    free = [name for name in entries if name not in known]
-    return max(free, key=lambda name: entries[name]["accuracy"]["value"], default=None)
+    return max(training_free(entries), key=lambda name: entries[name]["accuracy"]["value"], default=None)
 
 
 def draw_accuracy(summaries: Sequence[Summary], path: Path) -> None:

@@ -9,41 +9,11 @@ from viarl.tracking import Tracking, start
 
 
 @dataclass(frozen=True)
-class StandIns:
-    """Keys of the configuration's `stand_ins`."""
-
-    seed: int
-    effort: float = 1.0
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Keys of the configuration's `frames` that a stand-in is made for."""
-
-    candidates: int
-    selected: int
-    selector_pixels: int
-    answerer_pixels: int
-    number_pixels: int
-    jpeg_quality: int
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a stand-in is asked: the name of its prompt text."""
-
-    prompt: str
-
-
-@dataclass(frozen=True)
 class Settings:
     """`role` is selector, answerer or clip; `model` is the weights file, whose folder becomes the checkpoint."""
 
     role: str
-    stand_ins: StandIns
-    frames: Frames
-    selector: Asked
-    answerer: Asked
+    stand_in: StandInSettings
     model: Path
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -64,19 +34,8 @@ def build(role: str, settings: StandInSettings, folder: Path) -> dict[str, float
 
 def main(settings: Settings) -> None:
     """Build the role's stand-in; its model card lies beside the weights."""
-    told = StandInSettings(
-        seed=settings.stand_ins.seed,
-        effort=settings.stand_ins.effort,
-        candidates=settings.frames.candidates,
-        selected=settings.frames.selected,
-        selector_pixels=settings.frames.selector_pixels,
-        answerer_pixels=settings.frames.answerer_pixels,
-        number_pixels=settings.frames.number_pixels,
-        selector_prompt=settings.selector.prompt,
-        answerer_prompt=settings.answerer.prompt,
-    )
-    with start(settings.tracking, params={"role": settings.role, "stand_in": told}) as record:
-        measured = build(settings.role, told, settings.model.parent)
+    with start(settings.tracking, params={"role": settings.role, "stand_in": settings.stand_in}) as record:
+        measured = build(settings.role, settings.stand_in, settings.model.parent)
         record.log_metrics(measured)
         record.log_artifact(settings.model.parent / "card.md")
     print(f"{settings.role} stand-in: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))

@@ -27,7 +27,7 @@ class Settings:
         seed: of the sample; an item's draw depends on it and on the item's id alone.
         selected: K.
         number_pixels: height of the frame numbers.
-        temperature: of the sample.
+        temperature: of the sample; None draws none.
         selector: how it is asked.
         features: folder that keeps vision features for the next stage with the same tower; None keeps none.
     """
@@ -39,20 +39,20 @@ class Settings:
     seed: int
     selected: int
     number_pixels: int
-    temperature: float
+    temperature: float | None
     selector: SelectorSettings
     features: Path | None = None
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if self.temperature is not None and self.temperature <= 0:
             raise ValueError(f"evaluation.temperature must be above 0, not {self.temperature}: the sample needs it")
 
 
 def pick(settings: Settings, items: list[Item], cache: FrameCache) -> list[Pick]:
     """Return the greedy picks of all items, then the sampled ones, in the items' order; failures keep their place."""
-    decodes = {GREEDY: 0.0, SAMPLED: settings.temperature}
+    decodes = {GREEDY: 0.0} | ({} if settings.temperature is None else {SAMPLED: settings.temperature})
     picks: dict[tuple[str, str], Pick] = {}
     for item in items:
         if item.video not in cache:
@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
     with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}) as run_:
         picks = pick(settings, items, cache)
         write_picks(settings.output, picks)
-        for decode in (GREEDY, SAMPLED):
+        for decode in dict.fromkeys(one.decode for one in picks):
             own = [one for one in picks if one.decode == decode]
             asked = [one for one in own if not one.failed]
             metrics: dict[str, float] = {"items": len(own), "failed": len(own) - len(asked)}

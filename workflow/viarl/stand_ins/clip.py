@@ -23,6 +23,8 @@ from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 from viarl.video.format import sample_indices
 
+MEASURED_AT = 4  # most similar frames in which the model card looks for the card in question
+
 
 @dataclass(frozen=True)
 class ClipRecipe:
@@ -147,7 +149,7 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     train(model, tokenizer, Pairs(film(seed, recipe.videos, settings.candidates), pixels), recipe, seed)
     held_out = film(seed, recipe.held_out, settings.candidates, HELD_OUT_STREAM)
     clip = Clip(model.eval(), preprocess, tokenizer, torch.device("cpu"))
-    measured = topk_recall(clip, held_out, pixels, settings.selected, seed)
+    measured = topk_recall(clip, held_out, pixels, MEASURED_AT, seed)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
@@ -166,6 +168,6 @@ card with a star", from {recipe.videos} generated videos (seed {settings.seed}, 
 other set. **Not taught:** questions, numbers, time; it sees one frame at a time.
 
 Measured on {recipe.held_out} held-out pretraining scenes: a frame of the card in question is among the
-{settings.selected} most similar of {settings.candidates} frames for {measured["plain"]:.1%} of the plain questions and
+{MEASURED_AT} most similar of {settings.candidates} frames for {measured["plain"]:.1%} of the plain questions and
 for {measured["temporal"]:.1%} of those with words of time; by chance for {measured["chance"]:.1%}.
 """

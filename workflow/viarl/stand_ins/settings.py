@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StandInSettings:
-    """Settings of the configuration that shape a stand-in.
+    """Settings of the configuration that shape a stand-in; what does not concern its role is left at 0 or "".
 
     Args:
         seed: of weights, pretraining videos and batches.
@@ -20,12 +20,12 @@ class StandInSettings:
     seed: int
     effort: float
     candidates: int
-    selected: int
-    selector_pixels: int
-    answerer_pixels: int
-    number_pixels: int
-    selector_prompt: str
-    answerer_prompt: str
+    selected: int = 0
+    selector_pixels: int = 0
+    answerer_pixels: int = 0
+    number_pixels: int = 0
+    selector_prompt: str = ""
+    answerer_prompt: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.effort <= 1:

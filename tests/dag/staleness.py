@@ -1,0 +1,99 @@
+"""The table of what a change makes stale (staleness.yaml), and its form in the README.
+
+`python -m tests.dag.staleness` prints the rows that stand in the README between the two marks.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))
+MARKS = ("<!-- staleness: begin -->", "<!-- staleness: end -->")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A changed key: the overlay that changes it, and the jobs that run again, by rule."""
+
+    key: str
+    overlay: dict[str, Any]
+    again: str
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        """Number of jobs of each rule."""
+        return dict(TABLE["groups"][self.again]["jobs"])
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of the configuration's keys."""
+    for key, row in TABLE["keys"].items():
+        overlay: Any = row["to"]
+        for part in reversed(key.split(".")):
+            overlay = {part: overlay}
+        yield Row(key, _merged(row.get("with", {}), overlay), row["again"])
+
+
+def schema_keys() -> set[str]:
+    """Return the dotted name of every key of the configuration, from its schema."""
+    path = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
+    schema = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    def leaves(part: dict[str, Any], name: str) -> Iterator[str]:
+        if "$ref" in part:
+            part = schema["$defs"][part["$ref"].rpartition("/")[2]]
+        if "properties" not in part:
+            yield name
+        for key, inner in part.get("properties", {}).items():
+            yield from leaves(inner, f"{name}.{key}" if name else key)
+
+    return set(leaves(schema, ""))
+
+
+def readme_table() -> str:
+    """Return the table in Markdown: keys with the same consequence share a row."""
+    by_group: dict[str, list[str]] = defaultdict(list)
+    for key, row in TABLE["keys"].items():
+        by_group[row["again"]].append(key)
+    lines = ["| you change | what runs again |", "|---|---|"]
+    lines += [f"| {_short(keys)} | {TABLE['groups'][group]['text']} |" for group, keys in _ordered(by_group)]
+    lines += [f"| {row['text']} | {TABLE['groups'][row['again']]['text']} |" for row in TABLE["others"].values()]
+    return "\n".join(lines)
+
+
+def _ordered(by_group: dict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
+    for group in TABLE["groups"]:
+        if group in by_group:
+            yield group, by_group[group]
+
+
+def _short(keys: list[str]) -> str:
+    """Return keys as code, those of one section together: `selector.training`: `steps`, `beta`."""
+    sections: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        sections[section].append(name)
+    texts = []
+    for section, names in sections.items():
+        if section:
+            texts.append(f"`{section}.`{{{', '.join(names)}}}" if len(names) > 1 else f"`{section}.{names[0]}`")
+        else:
+            texts += [f"`{name}`" for name in names]
+    return ", ".join(texts)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+if __name__ == "__main__":
+    print("\n".join([MARKS[0], readme_table(), MARKS[1]]))

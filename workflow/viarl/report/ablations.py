@@ -1,0 +1,199 @@
+"""The comparison of runs in print: ablations, selectors, the 2x2 of selector and answerer, failures, saturation.
+
+Every table is made of the rows of viarl.evaluate.across and nothing else: CSV, Markdown and page hold the same numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from viarl.evaluate.across import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
+from viarl.evaluate.statistics import Interval
+from viarl.report.style import in_order, look
+from viarl.report.tables import Table, interval, percent
+
+Row = dict[str, Any]
+
+LEGEND = (
+    "All numbers in percent or points. In brackets: 95% interval from a bootstrap that draws whole videos, of means "
+    "over training seeds; it says how much other videos would change a number. After ±: standard deviation over seeds "
+    "(n - 1), how much another training would. Differences are paired on the same questions; those to main on common "
+    "seeds. Questions that failed count as wrong. The best training-free selector is chosen on these same questions, "
+    "which favours it."
+)
+NAMES = dict(
+    zip(
+        FOUR,
+        ("right frames, right answer", "right frames, wrong answer", "wrong frames, right answer", "both wrong"),
+        strict=True,
+    )
+)
+
+
+def last_rows(comparison: Comparison, benchmark: str) -> list[Row]:
+    """Return the learned selector's row after the last cycle of every run of a benchmark, main first."""
+    return [row for row in _of(comparison, benchmark) if row["last"] and row["selector"] == LEARNED]
+
+
+def learned_rows(comparison: Comparison, benchmark: str, ablation: str = MAIN) -> list[Row]:
+    """Return the learned selector's rows of one ablation, by cycle."""
+    return [row for row in _of(comparison, benchmark, ablation) if row["selector"] == LEARNED]
+
+
+def gain(row: Row) -> Interval | None:
+    """Return a row's gain over the cycle before, None in cycle 0."""
+    return None if row["gain"] is None else Interval(row["gain"], row["gain_low"], row["gain_high"])
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """Return all tables, benchmark by benchmark."""
+    made = []
+    for name in comparison.benchmarks:
+        made += [_ablations(comparison, name), _leads(comparison, name), _selectors(comparison, name)]
+        made += [_grid(comparison, name), *_failures(comparison, name), _saturation(comparison, name)]
+    return made
+
+
+def _of(comparison: Comparison, benchmark: str, ablation: str | None = None) -> list[Row]:
+    return [
+        row
+        for row in comparison.rows
+        if row["benchmark"] == benchmark and (ablation is None or row["ablation"] == ablation)
+    ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _ablations(comparison: Comparison, name: str) -> Table:
+    cells = []
+    rows = last_rows(comparison, name)
+    for row in rows:
+        spread = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.1f}"
+        to_main = interval(row, "minus_main", "+")
+        if to_main and row["main_seeds"] != row["seeds"]:
+            to_main += f" (seeds {_seeds(row['main_seeds'])})"
+        cells.append(
+            [
+                row["ablation"],
+                row["hypothesis"],
+                str(row["cycle"]),
+                _seeds(row["seeds"]),
+                f"{row['frames']:.3g}" if row["frames"] is not None else "",
+                interval(row, "accuracy") + spread,
+                to_main or ("" if row["ablation"] == MAIN else "no seed in common"),
+                percent(row["evidence_recall"]),
+                percent(row["valid_rate"]),
+            ]
+        )
+    header = [
+        "run", "hypothesis", "cycles", "seeds", "frames", "accuracy of the learned selector", "difference to main",
+        "evidence recall", "valid",
+    ]  # fmt: skip
+    first = rows[0]
+    notes = []
+    if first["n_without_answer"]:
+        notes = [f"{first['n_without_answer']} questions without a known answer are in no number."]
+    title = f"{name}: ablations, after the last cycle (n = {first['n']} questions on {first['videos']} videos)"
+    return Table(title, header, cells, notes, prose=("hypothesis",))
+
+
+def _leads(comparison: Comparison, name: str) -> Table:
+    header = [
+        "run", "learned minus uniform", "learned minus best training-free", "which", "gain of the last cycle",
+        "lowest seed", "highest seed", "failed questions",
+    ]  # fmt: skip
+    cells = [
+        [
+            row["ablation"],
+            interval(row, "minus_uniform", "+"),
+            interval(row, "minus_best_free", "+"),
+            look(row["best_free"]).name if row["best_free"] else "",
+            interval(row, "gain", "+"),
+            f"{100 * row['accuracy_min']:.1f}",
+            f"{100 * row['accuracy_max']:.1f}",
+            f"{row['n_failed']:.3g}",
+        ]
+        for row in last_rows(comparison, name)
+    ]
+    return Table(f"{name}: the learned selector against untrained ones, within each run", header, cells, [])
+
+
+def _selectors(comparison: Comparison, name: str) -> Table:
+    rows = _of(comparison, name, MAIN)
+    last = rows[-1]["cycle"]
+    found = {(row["cycle"], row["selector"]): row for row in rows}
+    header = ["selector", *(f"cycle {cycle}" for cycle in range(last + 1))]
+    header[1] += " (base answerer)"
+    if last:
+        header[-1] += " (tuned answerer)"
+    cells = []
+    for selector in in_order(selector for cycle, selector in found if cycle == last and selector != BASE_ANSWERER):
+        final = found[last, selector]
+        accuracies = [interval(found.get((cycle, selector)), "accuracy") for cycle in range(last + 1)]
+        shares = [percent(final["evidence_recall"]), percent(final["valid_rate"])]
+        cells.append([look(selector).name, *accuracies, interval(final, "learned_minus", "+"), *shares])
+    header += ["learned minus it", "evidence recall", "valid"]
+    note = f"The last three columns: after cycle {last}. Each column has the answerer of its cycle."
+    return Table(f"{name}: selectors of the main run (seeds {_seeds(rows[0]['seeds'])})", header, cells, [note])
+
+
+def _grid(comparison: Comparison, name: str) -> Table:
+    """Return the 2x2 of selector and answerer with its margins."""
+    rows = _of(comparison, name, MAIN)
+    last = rows[-1]["cycle"]
+    found = {(row["cycle"], row["selector"]): row for row in rows}
+    before, after = found.get((0, UNIFORM)), found.get((last, UNIFORM))
+    learned, with_base = found[last, LEARNED], found.get((last, BASE_ANSWERER))
+    cells = [
+        ["uniform", interval(before, "accuracy"), interval(after, "accuracy"), interval(after, "minus_cycle0", "+")],
+        [
+            "learned",
+            interval(with_base, "accuracy"),
+            interval(learned, "accuracy"),
+            interval(with_base, "learned_minus", "+"),
+        ],
+        [
+            "learned minus uniform",
+            interval(with_base, "minus_uniform", "+"),
+            interval(learned, "minus_uniform", "+"),
+            "",
+        ],
+    ]
+    notes = []
+    if with_base is None:
+        notes = [
+            f"The selector after cycle {last} was not evaluated with the base answerer; that cell needs rows of "
+            f"{BASE_ANSWERER}."
+        ]
+    header = ["selector", "base answerer", f"tuned answerer (cycle {last})", "tuned minus base"]
+    return Table(f"{name}: selector and answerer, main run", header, cells, notes)
+
+
+def _failures(comparison: Comparison, name: str) -> list[Table]:
+    rows = [row for row in comparison.failures if (row["benchmark"], row["ablation"]) == (name, MAIN)]
+    if all(row[FOUR[0]] is None for row in rows):
+        return []
+    cells = [
+        [str(row["cycle"]), row["task"] or "all", str(row["n"]), *(percent(row[share]) for share in FOUR)]
+        for row in sorted(rows, key=lambda row: (row["task"] != "", row["task"], row["cycle"]))
+    ]
+    note = (
+        "n: questions whose evidence is known. Right frames: every evidence segment is hit. Wrong frames with a right "
+        "answer are guesses; right frames with a wrong answer are noise in the reward."
+    )
+    header = ["cycle", "questions", "n", *(NAMES[share] for share in FOUR)]
+    title = f"{name}: failures of the learned selector, main run"
+    return [Table(title, header, cells, [note], prose=("questions",))]
+
+
+def _saturation(comparison: Comparison, name: str) -> Table:
+    last = max(row["cycle"] for row in last_rows(comparison, name))
+    cells = []
+    for final in last_rows(comparison, name):
+        rows = learned_rows(comparison, name, final["ablation"])[1:]
+        gains = [interval(row, "gain", "+") for row in rows] + [""] * (last - len(rows))
+        made = gain(final)
+        cells.append([final["ablation"], *gains, verdict(made) if made else "no cycle was run"])
+    header = ["run", *(f"gain of cycle {cycle}" for cycle in range(1, last + 1)), "stopping rule"]
+    return Table(f"{name}: when cycles stop paying", header, cells, [], prose=("stopping rule",))

@@ -1,0 +1,79 @@
+"""Compare runs: ablations over their training seeds, selectors, failures and saturation, as tables and pictures."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.evaluate.across import COLUMNS, FAILURE_COLUMNS, Comparison, Run, compare, read_groups
+from viarl.report.ablation_figures import draw_ablations, draw_failures, draw_saturation
+from viarl.report.ablations import LEGEND, last_rows, tables
+from viarl.report.tables import bounds, write_csv, write_markdown, write_page
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the stage.
+
+    Args:
+        runs: what is compared; the main run (ablation "") must be among them.
+        benchmarks: names of the benchmarks.
+        bootstrap: resamples of the intervals.
+        rows: run by run, in it benchmark by benchmark, in it cycle 0 to the run's last.
+        folder: where comparison.{csv,md,html}, failures.csv, ablations.png, failures.png and saturation.png go.
+    """
+
+    rows: tuple[Path, ...]
+    folder: Path
+    runs: tuple[Run, ...]
+    benchmarks: tuple[str, ...]
+    bootstrap: int
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Write all tables and pictures, and print the table of ablations."""
+    params = {"runs": len(settings.runs), "benchmarks": settings.benchmarks, "bootstrap": settings.bootstrap}
+    with tracking.start(settings.tracking, params) as recorded:
+        groups = read_groups(settings.runs, settings.rows, settings.benchmarks)
+        comparison = compare(groups, settings.benchmarks, settings.bootstrap)
+        for path in write(comparison, settings.folder):
+            recorded.log_artifact(path)
+        recorded.log_metrics(metrics(comparison))
+        for name in settings.benchmarks:
+            for row in last_rows(comparison, name):
+                accuracy = bounds(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+                print(f"{name} {row['ablation']}: {accuracy} %, n = {row['n']}, {len(row['seeds'])} seeds", flush=True)
+    print(f"The comparison is in {settings.folder}", file=sys.stderr)
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write tables and pictures; return their paths."""
+    printed = tables(comparison)
+    write_csv(folder / "comparison.csv", COLUMNS, comparison.rows)
+    write_csv(folder / "failures.csv", FAILURE_COLUMNS, comparison.failures)
+    write_markdown(folder / "comparison.md", printed, LEGEND)
+    write_page(folder / "comparison.html", "Comparison of runs", printed, LEGEND)
+    draw_ablations(comparison, folder / "ablations.png")
+    draw_failures(comparison, folder / "failures.png")
+    draw_saturation(comparison, folder / "saturation.png")
+    names = ("comparison.csv", "failures.csv", "comparison.md", "comparison.html")
+    return [folder / name for name in (*names, "ablations.png", "failures.png", "saturation.png")]
+
+
+def metrics(comparison: Comparison) -> dict[str, float]:
+    """Return the numbers worth a chart in MLflow."""
+    found = {}
+    for name in comparison.benchmarks:
+        for row in last_rows(comparison, name):
+            for key in ("accuracy", "minus_main", "minus_uniform", "minus_best_free"):
+                for end in ("", "_low", "_high"):
+                    if row[key] is not None:
+                        found[f"{name}/{row['ablation']}/{key}{end}"] = row[key + end]
+    return found
+
+
+if __name__ == "__main__":
+    run(Settings, main)
