@@ -5,6 +5,7 @@ makes one file. `--configfile presets/smoke.yaml` overlays the default configura
 """
 
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -13,8 +14,13 @@ min_version("9.27")
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
-from viarl.config import typed
+from viarl.config import check_files, typed
 from viarl.runs import RUN, check_runs
+
+try:
+    check_files([Path("config.yaml"), *workflow.config_settings.configfiles])
+except ValueError as error:
+    sys.exit(str(error))  # its lines say all there is to say
 
 
 configfile: "config.yaml"
@@ -24,7 +30,7 @@ try:
     typed(config, workflow.config_settings.config)
     check_runs(config)
 except ValueError as error:
-    sys.exit(str(error))  # its lines say all there is to say
+    sys.exit(str(error))
 
 
 wildcard_constraints:

@@ -1,6 +1,7 @@
 """The cache holds the right frames at the right sizes, starts again where it stopped, and lists bad videos."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from viarl.files import sha256_file
-from viarl.items import Video, write_records
+from viarl.items import Video, shard_of, write_records
 from viarl.stages import cache_frames
 from viarl.stages.cache_frames import Settings
 from viarl.video import writer
@@ -148,8 +149,60 @@ def test_shards_share_the_videos(folder: Path) -> None:
     paths = [folder / "frames" / f"{shard}.json" for shard in range(3)]
     for shard, path in enumerate(paths):
         cache_frames.main(settings_of(folder, manifest=path, shard=shard, shards=3))
-    assert [list(json.loads(path.read_text())["videos"]) for path in paths] == [["long"], ["short"], []]
+    expected = [[name for name in ("long", "short") if shard_of(name, 3) == shard] for shard in range(3)]
+    assert [list(json.loads(path.read_text())["videos"]) for path in paths] == expected
     assert FrameCache(paths).videos() == ["long", "short"]
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every cache file: a file that was written again has others."""
+    return {path.stem: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / "frames").rglob("*.safet*")}
+
+
+@pytest.mark.parametrize("listed_again", [True, False])
+def test_an_edited_video_is_decoded_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], listed_again: bool
+) -> None:
+    """Whether videos.jsonl was made again or not; of the same size as before or not."""
+    cache_frames.main(settings_of(folder))
+    before, read, true_read = states(folder), [], writer.read_encoded
+    monkeypatch.setattr(writer, "read_encoded", lambda path, *rest: read.append(path.stem) or true_read(path, *rest))
+    hard.encode(folder / "short.mp4", 9)
+    if listed_again:
+        write_records(folder / "videos.jsonl", [video(folder / f"{name}.mp4", name) for name in ("long", "short")])
+    for _ in range(2):  # the second time nothing is left to do
+        cache_frames.main(settings_of(folder))
+        after = states(folder)
+        assert read == ["short"] and after["long"] == before["long"] and after["short"] != before["short"]
+    entry = json.loads((folder / "frames" / "0.json").read_text())["videos"]["short"]
+    assert entry["sha256_source"] == sha256_file(folder / "short.mp4") and (entry["total"], entry["n"]) == (9, 8)
+    assert ("short: its file was changed since" in capsys.readouterr().out) is not listed_again
+    content = bytearray((folder / "short.mp4").read_bytes())
+    content[-1] ^= 1  # within the encoder's name: the same size, the same pictures
+    (folder / "short.mp4").write_bytes(content)
+    cache_frames.main(settings_of(folder))
+    assert read == ["short", "short"] and states(folder)["long"] == before["long"]
+
+
+def test_a_touched_or_copied_video_is_not_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is looked at again where its time is another, and only there."""
+    cache_frames.main(settings_of(folder))
+    before, hashed = states(folder), []
+    manifest = (folder / "frames" / "0.json").read_bytes()
+    os.utime(folder / "short.mp4", (1, 1))
+    monkeypatch.setattr(writer, "read_encoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(writer, "sha256_file", lambda path: hashed.append(path.stem) or sha256_file(path))
+    cache_frames.main(settings_of(folder))
+    assert hashed == ["short"] and states(folder) == before
+    assert (folder / "frames" / "0.json").read_bytes() == manifest
+
+
+def test_a_video_that_changes_while_it_is_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_read = writer.read_encoded
+    monkeypatch.setattr(writer, "read_encoded", lambda path, *rest: (true_read(path, *rest), os.utime(path, (1, 1)))[0])
+    with pytest.raises(VideoError, match="was changed while it was read: run the job again"):
+        writer.cache_video(video(folder / "long.mp4", "long"), folder / "frames", CacheSettings(32, 28, 56), 60.0)
+    assert not list((folder / "frames").rglob("*.safetensors"))
 
 
 @pytest.fixture
@@ -178,13 +231,6 @@ def test_too_many_bad_videos_fail_the_stage_and_name_each(spoilt: Path) -> None:
         cache_frames.main(settings_of(spoilt, max_bad_share=0.2))
     assert not (spoilt / "frames" / "0.json").exists()
     assert (spoilt / "frames" / "videos" / "long.safetensors").exists()
-
-
-@pytest.mark.parametrize(("change", "reason"), [({"size": 1}, "states 1"), ({"sha256": "0" * 64}, "another sha256")])
-def test_a_source_that_changed_is_not_cached(folder: Path, change: dict[str, object], reason: str) -> None:
-    other = replace(video(folder / "long.mp4", "long"), **change)
-    with pytest.raises(VideoError, match=reason):
-        writer.cache_video(other, folder / "frames", CacheSettings(32, 28, 56), 60.0)
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "..", ".hidden", "", "/etc/passwd"])

@@ -2,17 +2,27 @@
 
 First the schema (keys, types, ranges), then what several keys must fulfil together. Every message names the key, its
 value and the remedy; all that is wrong is reported at once.
+
+`python -m viarl.config FILE…` says in which line a file is no YAML, or a key stands twice. Snakemake reads the files of
+--configfile before anything of ours, and does not say so much of those that it cannot read.
 """
 
 import difflib
+import json
+import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+
+from viarl.faults import listed, shown
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
 STAND_IN = "stand-in"
@@ -33,16 +43,100 @@ _BOUNDS = {
     "exclusiveMaximum": "less than",
     "multipleOf": "a multiple of",
     "minLength": "of a length of at least",
+    "minItems": "of a length of at least",
+    "minProperties": "of a length of at least",
+    "maxItems": "of a length of at most",
 }
+
+
+def _whole(_: Any, value: Any) -> bool:
+    return type(value) is int  # not 2.0, which JSON Schema lets through, and of which nothing can be counted
+
+
+def _number(_: Any, value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _whole, "number": _number}),
+)
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError, one line for each thing that is wrong with the configuration; return nothing if all is well."""
-    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    validator = _Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
     errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
-    problems = [line for error in errors for line in _explain(error)] or list(_combinations(config))
+    problems = [line for error in errors for line in _explain(error)]
+    # what belongs together is looked at wherever the schema found nothing
+    unsound = {str(error.absolute_path[0]) for error in errors if error.absolute_path}
+    sound = config.keys() - unsound if isinstance(config, Mapping) else set()
+    for look, sections in _COMBINATIONS.items():
+        if sound.issuperset(sections):
+            problems.extend(look(*(config[section] for section in sections)))
     if problems:
-        raise ValueError("\n".join(f"config: {line}" for line in problems))
+        raise ValueError(listed([f"config: {line}" for line in problems]))
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raise ValueError, a line each, for every key that stands twice in a file, where the second would win silently.
+
+    A file that cannot be read at all is refused too; Snakemake itself does so for those of `--configfile`.
+    """
+    problems: list[str] = []
+    for path in paths:
+        try:
+            content = path.read_text(encoding="utf-8")
+            tree = yaml.compose(content.replace("\t", " ") if _is_json(content) else content, yaml.SafeLoader)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror}); correct the name or the permissions")
+        except UnicodeDecodeError as error:
+            problems.append(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8")
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f" line {mark.line + 1}" if mark else ""
+            problems.append(f"{path}{line}: not YAML ({error.problem}); correct it, and indent with blanks, not tabs")
+        except yaml.YAMLError as error:
+            problems.append(f"{path}: not YAML ({str(error).splitlines()[0]}); correct it")
+        else:
+            if isinstance(tree, yaml.MappingNode):
+                problems.extend(f"{path} {line}" for line in _twice(tree))
+            else:
+                problems.append(f"{path}: holds no keys; write `key: value` lines, as config.yaml does")
+    if problems:
+        raise ValueError(listed([f"config: {line}" for line in problems]))
+
+
+def _is_json(content: str) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _twice(root: yaml.Node) -> Iterator[str]:
+    """Yield the keys that stand twice in one mapping, in the order of the file; an anchor's content counts once."""
+    done: set[int] = set()
+    waiting: list[tuple[str, yaml.Node]] = [("", root)]
+    while waiting:
+        prefix, node = waiting.pop()
+        if id(node) in done or isinstance(node, yaml.ScalarNode):
+            continue
+        done.add(id(node))
+        inner = []
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+                identity = (key.tag, str(key.value))
+                if identity in lines:
+                    yield f"line {line}: {name} stands in line {lines[identity]} already; remove one of them"
+                lines.setdefault(identity, line)
+                inner.append((f"{name}.", value))
+        else:
+            inner = [(prefix, entry) for entry in node.value]
+        waiting.extend(reversed(inner))
 
 
 def typed(config: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -55,7 +149,14 @@ def typed(config: dict[str, Any], given: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(config.get(key), dict):
             typed(config[key], value)
         elif isinstance(value, str | list):
-            config[key] = yaml.safe_load(value) if isinstance(value, str) else [yaml.safe_load(str(v)) for v in value]
+            config[key] = _read(value) if isinstance(value, str) else [_read(str(entry)) for entry in value]
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # the schema says what should stand there
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -67,47 +168,38 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     """Turn one finding of the schema into lines for people."""
-    where = ".".join(str(part) for part in error.absolute_path)
+    where = ".".join(str(part) for part in error.absolute_path) or "the configuration"
     value, rule = error.instance, error.validator_value
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         for key in sorted(set(value) - set(known), key=str):
-            name = f"{where}.{key}" if where else str(key)
-            yield f"{name} = {value[key]!r}: unknown key; {nearest(key, known)}"
+            name = f"{where}.{key}" if error.absolute_path else str(key)
+            yield f"{name} = {shown(value[key])}: unknown key; {nearest(key, known)}"
     elif error.validator == "required":
         for key in sorted(set(rule) - set(value)):
-            name = f"{where}.{key}" if where else key
+            name = f"{where}.{key}" if error.absolute_path else key
             yield f"{name} is missing: give it a value, as config.yaml does"
     elif error.validator == "type":
         kinds = [rule] if isinstance(rule, str) else rule
         remedy = f"write {' or '.join(_TYPES[kind] for kind in kinds)}"
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
             remedy += f" ({float(value)!r}: YAML reads a power of ten as text unless it has a point, as in 4.0e-7)"
-        yield f"{where} = {value!r}: wrong type; {remedy}"
+        elif isinstance(value, float):
+            remedy += " without a point" if "integer" in kinds else " that is finite"
+        yield f"{where} = {shown(value)}: wrong type; {remedy}"
     elif error.validator == "enum":
-        yield f"{where} = {value!r}: unknown value; {nearest(value, rule)}"
+        yield f"{where} = {shown(value)}: unknown value; {nearest(value, rule)}"
     elif error.validator in _BOUNDS:
-        yield f"{where} = {value!r}: out of range; it must be {_BOUNDS[str(error.validator)]} {rule}"
+        yield f"{where} = {shown(value)}: out of range; it must be {_BOUNDS[str(error.validator)]} {rule}"
+    elif error.validator == "pattern":
+        if str(rule).startswith(r"^[^\x00"):
+            yield f"{where} = {shown(value)}: holds a line end or another control character; remove it"
+        else:
+            yield f"{where}: {shown(value)} is not of the form {rule}; rename it"
     elif error.validator == "uniqueItems":
-        yield f"{where} = {value!r}: an entry stands twice; remove one"
+        yield f"{where} = {shown(value)}: an entry stands twice; remove one"
     else:
-        yield f"{where} = {value!r}: {error.message}"
-
-
-def _combinations(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what contradicts itself in a configuration that fulfils the schema."""
-    yield from _frames(config["frames"])
-    yield from _selector(config["selector"], config["reward"])
-    yield from _answerer(config["answerer"])
-    yield from _models(config)
-    yield from _data(config)
-    selectors = config["evaluation"]["selectors"]
-    for name in ("uniform", "learned"):
-        if name not in selectors:
-            yield f"evaluation.selectors = {selectors!r}: {name!r} is missing, with which others are compared; add it"
-    for name, path in config["pathvars"].items():
-        if path.startswith("~"):
-            yield f"pathvars.{name} = {path!r}: ~ is not expanded; write the folder in full"
+        yield f"{where} = {shown(value)}: {error.message}"
 
 
 def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
@@ -143,12 +235,14 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Itera
             f"selector.length_range = [{low}, {high}]: no completion is that long, for selector.max_new_tokens = "
             f"{selector['max_new_tokens']}; lower the range or raise max_new_tokens"
         )
+    yield from _model("selector", selector)
     if not any(reward.values()):
         yield f"reward = {dict(reward)}: all weights are 0, so nothing can be learned; raise one"
 
 
 def _answerer(answerer: Mapping[str, Any]) -> Iterator[str]:
     yield from _warmup("answerer.tuning", answerer["tuning"])
+    yield from _model("answerer", answerer)
 
 
 def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
@@ -159,51 +253,123 @@ def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _models(config: Mapping[str, Any]) -> Iterator[str]:
-    for role in ("selector", "answerer"):
-        section, model = config[role], config[role]["model"]
-        folder = Path(model)
-        if model == STAND_IN:
-            if section["prompt"] != "short":
-                yield (
-                    f"{role}.prompt = {section['prompt']!r}: the stand-in knows the prompt 'short' alone; set it, or "
-                    f"another {role}.model"
-                )
-        elif model.startswith(("/", ".", "~")) or folder.exists():
-            if not (folder / "config.json").is_file():
-                yield (
-                    f"{role}.model = {model!r}: the folder holds no checkpoint (config.json is missing); name the "
-                    f"folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
-                )
-        elif not _HUB_ID.fullmatch(model):
+def _model(role: str, section: Mapping[str, Any]) -> Iterator[str]:
+    model = section["model"]
+    folder = Path(model)
+    if model == STAND_IN:
+        if section["prompt"] != "short":
             yield (
-                f"{role}.model = {model!r}: no such folder, and no hub id, which looks like "
-                f"Qwen/Qwen2.5-VL-3B-Instruct; {nearest(model, [STAND_IN])}"
+                f"{role}.prompt = {section['prompt']!r}: the stand-in knows the prompt 'short' alone; set it, or "
+                f"another {role}.model"
             )
-    clip = config["clip"]
+    elif model.startswith("~"):
+        yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
+    elif model.startswith(("/", ".")) or os.path.exists(model):
+        if not (folder / "config.json").is_file():
+            yield (
+                f"{role}.model = {shown(model)}: the folder holds no checkpoint (config.json is missing); name the "
+                f"folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
+            )
+        elif not any(folder.glob("*.safetensors")):
+            pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+            yield (
+                f"{role}.model = {shown(model)}: "
+                + (
+                    f"its weights are pickled ({', '.join(pickled)}), which"
+                    if pickled
+                    else "no *.safetensors, and others"
+                )
+                + " are never loaded; load the model with transformers where you trust it, and save it with "
+                "save_pretrained, which writes safetensors"
+            )
+    elif not _HUB_ID.fullmatch(model):
+        yield (
+            f"{role}.model = {shown(model)}: no such folder, and no hub id, which looks like "
+            f"Qwen/Qwen2.5-VL-3B-Instruct; {nearest(model, [STAND_IN])}"
+        )
+
+
+def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
     if clip["model"] == STAND_IN and clip["pretrained"] is not None:
-        yield f"clip.pretrained = {clip['pretrained']!r}: the stand-in has no such weights; set it to null"
+        yield f"clip.pretrained = {shown(clip['pretrained'])}: the stand-in has no such weights; set it to null"
     if clip["model"] != STAND_IN and clip["pretrained"] is None:
         yield (
-            f"clip.pretrained = None: clip.model = {clip['model']!r} would have random weights; name the weights, "
+            f"clip.pretrained = None: clip.model = {shown(clip['model'])} would have random weights; name the weights, "
             "for example openai"
         )
 
 
-def _data(config: Mapping[str, Any]) -> Iterator[str]:
-    sets = [config["dataset"], *config["benchmarks"]]
-    local = config["local"]
+def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    selectors = evaluation["selectors"]
+    for name in ("uniform", "learned"):
+        if name not in selectors:
+            yield f"evaluation.selectors = {selectors!r}: {name!r} is missing, with which others are compared; add it"
+
+
+def _paths(pathvars: Mapping[str, str]) -> Iterator[str]:
+    """Folders that are written to: relative ones stay below the working directory, absolute ones may be anywhere."""
+    may_hold = {"results": (), "data": ("results",)}
+    for name, path in pathvars.items():
+        where = f"pathvars.{name} = {shown(path)}"
+        used = re.findall(r"<(.*?)>", path)
+        plain = path.replace("<", "").replace(">", "")
+        if not path.strip():
+            yield f"{where}: blank; write a folder"
+        elif path.startswith("~"):
+            yield f"{where}: ~ is not expanded; write the folder in full"
+        elif ".." in Path(path).parts:
+            yield f"{where}: leads out of the working directory by ..; write the folder in full, from / on"
+        elif unknown := [entry for entry in used if entry not in may_hold[name]]:
+            allowed = " or ".join(f"<{entry}>" for entry in may_hold[name]) or "nothing in angle brackets"
+            yield f"{where}: <{unknown[0]}> cannot be put in here; use {allowed}"
+        elif set(plain) & set("{}*?[]") or path.count("<") != len(used) or path.count(">") != len(used):
+            yield f"{where}: {{}} [] <> * ? have a meaning of their own in paths; write the folder without"
+        elif not used:
+            yield from _writable(where, Path(path))
+
+
+def _writable(where: str, folder: Path) -> Iterator[str]:
+    """Find out whether a folder can be made or written to, without making it."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
+    if not there.is_dir():
+        yield f"{where}: {there} is a file; name a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"{where}: nothing may be written to {there}; change its permissions, or name another folder"
+
+
+def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iterator[str]:
+    sets = [dataset, *benchmarks]
     if not any(name.startswith("local") for name in sets):
         return
-    user = "dataset" if config["dataset"] == "local" else "benchmarks"
+    user = "dataset" if dataset == "local" else "benchmarks"
     for key, what, exists in (
-        ("folder", "folder of your videos", Path.is_dir),
-        ("questions", "file of your questions", Path.is_file),
+        ("folder", "folder of your videos", os.path.isdir),
+        ("questions", "file of your questions", os.path.isfile),
     ):
         path = local[key]
         if path is None:
             yield f"local.{key} = None: {user} names 'local'; give the {what}"
-        elif not exists(Path(path)):
-            yield f"local.{key} = {path!r}: not found; give the {what}, a path that counts from {Path.cwd()}"
-    if config["dataset"] == "local" and local["validation_share"] == 0 and "local_validation" in sets:
+        elif path.startswith("~"):
+            yield f"local.{key} = {shown(path)}: ~ is not expanded; write it in full"
+        elif not exists(path):
+            yield f"local.{key} = {shown(path)}: not found; give the {what}, a path that counts from {Path.cwd()}"
+    if dataset == "local" and local["validation_share"] == 0 and "local_validation" in sets:
         yield "local.validation_share = 0: benchmarks names 'local_validation', which would be empty; raise it"
+
+
+_COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
+    _frames: ("frames",),
+    _selector: ("selector", "reward"),
+    _answerer: ("answerer",),
+    _clip: ("clip",),
+    _evaluation: ("evaluation",),
+    _paths: ("pathvars",),
+    _data: ("dataset", "benchmarks", "local"),
+}
+
+
+if __name__ == "__main__":
+    try:
+        check_files(map(Path, sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(str(error))

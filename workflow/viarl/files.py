@@ -1,12 +1,22 @@
-"""Files that are either whole or absent: atomic writes, JSON, hashes."""
+"""Files that are either whole or absent: atomic writes, checked reading of text and JSON, hashes."""
 
+import codecs
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+LONGEST_LINE = 1_000_000  # bytes; a longer line is refused before it is read
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 @contextmanager
@@ -43,6 +53,70 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it so that its rule makes it again") from error
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line with its end) of a UTF-8 file, with a byte order mark or without, in bounded memory.
+
+    Errors: ValueError naming file, place and remedy: another encoding, a zero byte, a line above `LONGEST_LINE`, no
+    ordinary file (a named pipe would wait for ever), no permission.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no ordinary file; give the name of a text file")
+    position = 0
+    try:
+        with path.open("rb") as handle:
+            for number in itertools.count(1):
+                line = handle.readline(LONGEST_LINE + 1)
+                if not line:
+                    return
+                if number == 1:
+                    if mark := next((mark for mark in _MARKS if line.startswith(mark)), None):
+                        raise ValueError(f"{path}: is {_MARKS[mark]}; save it as UTF-8")
+                    position += len(line) - len(line := line.removeprefix(codecs.BOM_UTF8))
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"{path} line {number}: longer than {LONGEST_LINE} bytes; end each record's line")
+                if b"\0" in line:
+                    at = position + line.index(b"\0")
+                    raise ValueError(f"{path} line {number}: holds a zero byte (byte {at}); save it as UTF-8 text")
+                try:
+                    yield number, line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    at = position + error.start
+                    raise ValueError(f"{path} line {number}: not UTF-8 (byte {at}); save it as UTF-8") from error
+                position += len(line)
+    except PermissionError as error:
+        raise ValueError(f"{path}: may not be read; change its permissions") from error
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """Return the object that a line of JSON holds; ValueError says why it is none, without naming the place."""
+    try:
+        record = json.loads(line, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"not JSON ({error.msg} at character {error.pos + 1}); write one JSON object a line"
+        ) from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read (nested too deeply); write one JSON object a line") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"not a JSON object but {_KINDS[type(record)]}; write one JSON object a line")
+    return record
+
+
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise ValueError(f"{twice}: the field comes twice; remove one")
+    return names
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number; write a finite number, or leave the field out")
 
 
 def sha256_file(path: Path) -> str:

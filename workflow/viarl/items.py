@@ -1,13 +1,18 @@
 """Questions and videos as JSON lines: the one schema that every data set is turned into."""
 
+import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from viarl.files import atomic_path
+from viarl.faults import listed, shown
+from viarl.files import atomic_path, json_object, text_lines
+
+T = TypeVar("T")
 
 LETTERS = "ABCDEFGHIJ"
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -45,76 +50,108 @@ class Item:
 def check_id(value: Any, where: str) -> str:
     """Return `value` if it can name a file; ValueError otherwise (ids become file names in the caches)."""
     if not isinstance(value, str) or not _SAFE_ID.fullmatch(value):
-        raise ValueError(f"{where}: id {value!r} must be 1-200 letters, digits, '.', '_' or '-'; rename it")
+        raise ValueError(f"{where}: id {shown(value)} must be 1-200 letters, digits, '.', '_' or '-'; rename it")
     return value
 
 
+def shard_of(video: str, shards: int) -> int:
+    """Return the shard, 0 .. shards - 1, that a video belongs to.
+
+    It depends on the id alone: a video that comes or goes moves no other one, and a part of a set has the same shards.
+    """
+    return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
+
+
 def _item(record: dict[str, Any], where: str) -> Item:
-    known = {field.name for field in fields(Item)}
-    if unknown := set(record) - known:
-        raise ValueError(f"{where}: unknown fields {sorted(unknown)}; allowed are {sorted(known)}")
+    known = [field.name for field in fields(Item)]
+    if unknown := [name for name in record if name not in known]:
+        raise ValueError(f"{where}: unknown fields {shown(unknown)}; allowed are {known}")
     for key in ("id", "video", "question", "options", "answer"):
         if key not in record:
             raise ValueError(f"{where}: the field {key!r} is missing; add it")
     check_id(record["id"], where)
     check_id(record["video"], where)
-    options = record["options"]
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"{where}: options must be a list of texts, not {options!r}")
-    if len(options) > len(LETTERS):
-        raise ValueError(f"{where}: {len(options)} options; at most {len(LETTERS)} are supported")
-    if record["answer"] and record["answer"] not in LETTERS[: len(options)]:
-        raise ValueError(
-            f"{where}: answer {record['answer']!r} is not one of the letters {LETTERS[: len(options)]!r} of its options"
-        )
-    if not isinstance(record["question"], str) or not record["question"].strip():
+    for key in ("question", "answer", "task", "source"):
+        if not isinstance(record.get(key, ""), str):
+            raise ValueError(f"{where}: {key} must be a text, not {shown(record[key])}")
+    if not record["question"].strip():
         raise ValueError(f"{where}: question must be a non-empty text")
-    evidence = tuple((float(start), float(end)) for start, end in record.get("evidence", ()))
-    if any(end < start for start, end in evidence):
-        raise ValueError(f"{where}: an evidence interval ends before it starts: {evidence}")
+    options, answer = record["options"], record["answer"]
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"{where}: options must be a list of texts, not {shown(options)}")
+    if len(options) == 1 or len(options) > len(LETTERS):
+        raise ValueError(f"{where}: {len(options)} options; give 2 to {len(LETTERS)}, or [] for an open question")
+    letters = LETTERS[: len(options)]
+    if answer and answer not in [*letters]:
+        raise ValueError(f"{where}: answer {shown(answer)} is not one of the letters {letters!r} of its options")
+    if answer and options.count(right := options[letters.index(answer)]) > 1:
+        raise ValueError(f"{where}: options: the right one, {shown(right)}, comes twice; make them different")
+    duration = record.get("duration", 0.0)
+    if type(duration) not in (int, float) or not 0 <= duration < float("inf"):
+        raise ValueError(f"{where}: duration must be a number of seconds, not {shown(duration)}")
+    try:
+        evidence = tuple((float(start), float(end)) for start, end in record.get("evidence", ()))
+    except (TypeError, ValueError):
+        spans = shown(record["evidence"])
+        raise ValueError(f"{where}: evidence must be a list of [start, end] in seconds, not {spans}") from None
+    if any(not start <= end for start, end in evidence):
+        raise ValueError(f"{where}: an evidence interval ends before it starts: {shown(evidence)}; correct it")
     return Item(**{**record, "options": tuple(options), "evidence": evidence})
 
 
-def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def _video(record: dict[str, Any], where: str, folder: Path) -> Video:
+    remedy = "make the file again with its rule"
+    if missing := [field.name for field in fields(Video) if field.name not in record]:
+        raise ValueError(f"{where}: the fields {missing} are missing; {remedy}")
+    check_id(record["id"], where)
+    path, size, sha256 = record["path"], record["size"], record["sha256"]
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"{where}: path must be the name of a file, not {shown(path)}; {remedy}")
+    if not os.path.isabs(path) and ".." in Path(path).parts:
+        raise ValueError(f"{where}: path {shown(path)} leads out of the folder of the list; {remedy}")
+    if type(size) is not int or size < 0 or not isinstance(sha256, str):
+        raise ValueError(f"{where}: size must be a whole number and sha256 a text; {remedy}")
+    return Video(record["id"], os.path.abspath(folder / path), size, sha256)
+
+
+def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
+    """Build a record from every line; ValueError lists what is wrong with all of them, and ids that come twice."""
+    records: dict[str, T] = {}
+    faults: list[str] = []
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path} line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg}); one JSON object a line is expected") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{where}: expected a JSON object, found {type(record).__name__}")
-            yield where, record
+        for number, line in text_lines(path):
+            if line.strip():
+                where = f"{path} line {number}"
+                try:
+                    fields_ = json_object(line)
+                except ValueError as error:
+                    faults.append(f"{where}: {error}")
+                    continue
+                try:
+                    record = build(fields_, where)
+                except ValueError as error:
+                    faults.append(str(error))
+                    continue
+                if fields_["id"] in records:
+                    faults.append(f"{where}: the id {fields_['id']!r} was used before; ids must be unique")
+                records[fields_["id"]] = record
+    except ValueError as error:  # nothing behind that place can be read
+        faults.append(str(error))
+    if not records and not faults:
+        faults.append(f"{path}: holds nothing; make the file again with its rule")
+    if faults:
+        raise ValueError(listed(faults))
+    return list(records.values())
 
 
 def read_items(path: Path) -> list[Item]:
-    """Read and check an items.jsonl; ValueError names file, line and remedy (also for duplicate ids)."""
-    items: dict[str, Item] = {}
-    for where, record in _lines(path):
-        item = _item(record, where)
-        if item.id in items:
-            raise ValueError(f"{where}: the id {item.id!r} was used before; ids must be unique")
-        items[item.id] = item
-    return list(items.values())
+    """Read and check an items.jsonl; ValueError names file, line and remedy of everything that is wrong."""
+    return _read(path, _item)
 
 
 def read_videos(path: Path) -> dict[str, Video]:
     """Read a videos.jsonl into {id: Video}, paths made absolute; ValueError names file, line and remedy."""
-    videos: dict[str, Video] = {}
-    for where, record in _lines(path):
-        if missing := {field.name for field in fields(Video)} - set(record):
-            raise ValueError(f"{where}: the fields {sorted(missing)} are missing; make the file again with its rule")
-        check_id(record["id"], where)
-        if record["id"] in videos:
-            raise ValueError(f"{where}: the video id {record['id']!r} was used before; ids must be unique")
-        absolute = str((path.parent / record["path"]).resolve())
-        videos[record["id"]] = Video(record["id"], absolute, int(record["size"]), record["sha256"])
-    return videos
+    return {video.id: video for video in _read(path, lambda record, where: _video(record, where, path.parent))}
 
 
 def write_records(path: Path, records: Iterable[Item | Video]) -> None:

@@ -16,21 +16,22 @@ Every fault of the file is found before anything is written, one line each: file
 import csv
 import hashlib
 import io
-import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from viarl.files import sha256_file
-from viarl.items import LETTERS, Item, Video
+from viarl.faults import listed, shown
+from viarl.files import json_object, sha256_file, text_lines
+from viarl.items import LETTERS, Item, Video, shard_of
 from viarl.progress import Progress
 
 FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
 SOURCE = "local"
-LISTED = 50  # faults that are printed; the rest is counted
 
 
 class _Fault(Exception):
@@ -62,28 +63,79 @@ def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[lis
     faults: list[str] = []
     items: dict[str, Item] = {}
     files: dict[str, Path] = {}  # by video id
-    for row in _rows(questions, faults):
-        try:
-            path = _video_path(folder, row.fields)
-            video = safe_id(str(path.relative_to(folder.resolve())))
-            files[video] = path
-            item = _item(row, video, labelled)
-            if item.id in items:
-                raise _Fault(f"id: {item.id!r} names an earlier question too; give each its own, or leave ids out")
-            items[item.id] = item
-        except _Fault as fault:
-            faults.append(f"{row.where}: {fault}")
+    alike: dict[str, str] = {}  # the ids, by what disks that do not tell upper from lower case make of them
+    home = folder.resolve()
+    try:
+        for row in _rows(questions, faults):
+            try:
+                path = _video_path(home, row.fields)
+                video = safe_id(str(path.relative_to(home)))
+                if (other := alike.setdefault(_likeness(video), video)) != video or files.setdefault(
+                    video, path
+                ) != path:
+                    raise _Fault(
+                        f"video: {shown(path.name)} differs from {shown(other)} in case only; rename one of them"
+                    )
+                item = _item(row, video, labelled)
+                if item.id in items:
+                    raise _Fault(f"id: {item.id!r} names an earlier question too; give each its own, or leave ids out")
+                items[item.id] = item
+            except _Fault as fault:
+                faults.append(f"{row.where}: {fault}")
+    except ValueError as error:  # nothing behind that place can be read
+        faults.append(str(error))
     if not items and not faults:
         faults.append(f"{questions}: holds no questions; add one a row")
     if faults:
-        more = [f"… and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-        raise ValueError("\n".join([*faults[:LISTED], *more]))
+        raise ValueError(listed(faults))
     videos = []
     progress = Progress("videos", len(files))
     for video, path in files.items():
-        videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
+        try:
+            videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
+        except OSError as error:
+            faults.append(f"{path}: cannot be read ({error.strerror}); copy it again or remove its questions")
         progress.advance()
+    if faults:
+        raise ValueError(listed(faults))
     return list(items.values()), videos
+
+
+def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
+    """Return the files of those videos asked about that belong to a shard (`viarl.items.shard_of`), sorted by id.
+
+    The same for all the questions and for the training or validation part, which are not known before the import: the
+    shard's files of the whole. For the workflow, which asks before anything is checked and once for every job: what
+    cannot be read is left out without a word, as `import_questions` reports it, and the file is read once.
+    """
+    try:
+        states = tuple(path.stat().st_mtime_ns for path in (folder, questions))
+    except OSError:
+        return []
+    files = _files(folder, questions, states)
+    return [path for video, path in files.items() if shard_of(video, shards) == shard]
+
+
+@lru_cache(maxsize=8)
+def _files(folder: Path, questions: Path, states: tuple[int, ...]) -> dict[str, Path]:
+    """Return the files by video id, sorted; `states` are the times of the last change, so that a change counts."""
+    files: dict[str, Path] = {}
+    seen = set()
+    home = folder.resolve()
+    try:
+        for row in _rows(questions, []):
+            name = row.fields["video"]
+            if not isinstance(name, str) or name in seen:
+                continue
+            seen.add(name)
+            try:
+                path = _video_path(home, row.fields)
+            except _Fault:
+                continue
+            files[safe_id(str(path.relative_to(home)))] = path
+    except (ValueError, OSError):
+        pass  # what was read before the fault
+    return dict(sorted(files.items()))
 
 
 def split_videos(videos: Sequence[Video], validation_share: float, seed: int) -> tuple[set[str], set[str]]:
@@ -110,6 +162,10 @@ def split_videos(videos: Sequence[Video], validation_share: float, seed: int) ->
     return {video.id for video in videos} - validation, validation
 
 
+def _likeness(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def safe_id(text: str) -> str:
     """Return a name for files and items: the text itself if it may be one, else a likeness with a hash of the text."""
     likeness = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:150]
@@ -122,21 +178,20 @@ def _rows(path: Path, faults: list[str]) -> Iterator[_Row]:
     readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the name must end in {', '.join(readers)}; rename it after its content")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    yield from readers[path.suffix.lower()](path, text, faults)
+    yield from readers[path.suffix.lower()](path, faults)
 
 
-def _csv_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
+def _csv_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     name = {"\t": "tabs", ",": "commas"}[separator]
-    if not text.strip():
-        raise ValueError(f"{path}: empty; the first row names the columns: {', '.join(FIELDS)}")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # within a line of the file, line ends of old Macintoshes count too
+    lines = (piece for _, line in text_lines(path) for piece in io.StringIO(line, newline=""))
+    reader = csv.DictReader(lines, delimiter=separator, strict=True)
     try:
-        columns = reader.fieldnames or []
+        columns = [column.strip() for column in reader.fieldnames or []]
+        reader.fieldnames = columns
+        if not any(columns):
+            raise ValueError(f"{path}: empty; the first row names the columns: {', '.join(FIELDS)}")
         _check_columns(columns, f"{path} row 1", f"; columns are separated by {name}")
         for record in reader:
             where = f"{path} row {reader.line_num}"
@@ -147,21 +202,18 @@ def _csv_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
             elif any(value.strip() for value in record.values()):
                 yield _Row(where, {key: value.strip() for key, value in record.items()})
     except csv.Error as error:
-        raise ValueError(f"{path} row {reader.line_num}: no valid CSV ({error}); check its quotes") from error
+        faults.append(f"{path} row {reader.line_num}: no valid CSV ({error}); check its quotes")
 
 
-def _json_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        where = f"{path} row {number}"
+def _json_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
+    for number, line in text_lines(path):
         if not line.strip():
             continue
+        where = f"{path} row {number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            faults.append(f"{where}: not JSON ({error.msg}); write one JSON object a line")
-            continue
-        if not isinstance(record, dict):
-            faults.append(f'{where}: not a JSON object; write one object a line, such as {{"video": …, "question": …}}')
+            record = json_object(line)
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
             continue
         try:
             _check_columns([*record], where, "")
@@ -173,7 +225,7 @@ def _json_rows(path: Path, text: str, faults: list[str]) -> Iterator[_Row]:
 
 def _check_columns(columns: Sequence[str], where: str, hint: str) -> None:
     if unknown := [name for name in columns if name not in FIELDS]:
-        raise ValueError(f"{where}: unknown fields {unknown}; known are {list(FIELDS)}{hint}")
+        raise ValueError(f"{where}: unknown fields {shown(unknown)}; known are {list(FIELDS)}{hint}")
     if missing := [name for name in ("video", "question") if name not in columns]:
         raise ValueError(f"{where}: {missing[0]}: the field is missing; add it{hint}")
     if twice := [name for name in FIELDS if columns.count(name) > 1]:
@@ -185,30 +237,37 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _Fault(f"{name}: {value!r} is no text; put it in quotes")
+        raise _Fault(f"{name}: {shown(value)} is no text; put it in quotes")
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _Fault(f"{name}: holds a character that is none (a zero byte, half a surrogate pair); remove it")
     return value.strip()
 
 
-def _video_path(folder: Path, fields: dict[str, Any]) -> Path:
+def _video_path(home: Path, fields: dict[str, Any]) -> Path:
+    """Return the file of a row's video, links followed; `home` is the folder of the videos, links followed."""
     name = _text(fields, "video")
     if not name:
         raise _Fault("video: empty; give the file's name")
-    if Path(name).is_absolute():
-        raise _Fault(f"video: {name!r} is absolute; give it relative to local.folder ({folder})")
+    called = shown(name)
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise _Fault(f"video: {called} holds a control character; rename the file")
+    if os.path.isabs(name):
+        raise _Fault(f"video: {called} is absolute; give it relative to local.folder ({home})")
     try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise _Fault(f"video: {name!r} leads out of local.folder ({folder}); move the file itself into that folder")
+        path = (home / name).resolve()
+        if not path.is_relative_to(home):
+            raise _Fault(f"video: {called} leads out of local.folder ({home}); move the file itself into that folder")
+        if not path.exists():
+            raise _Fault(f"video: {called} is no file in {home}; correct the name or add the file")
         if not path.is_file():
-            raise _Fault(f"video: {name!r} is no file in {folder}; correct the name or add the file")
+            raise _Fault(f"video: {called} is no file but a folder or device in {home}; name a video file")
         if not os.access(path, os.R_OK):
-            raise _Fault(f"video: {name!r} may not be read; change its permissions")
+            raise _Fault(f"video: {called} may not be read; change its permissions")
         if path.stat().st_size == 0:
-            raise _Fault(f"video: {name!r} is empty (0 bytes); copy it again or remove its questions")
+            raise _Fault(f"video: {called} is empty (0 bytes); copy it again or remove its questions")
     except (OSError, RuntimeError) as error:  # a name too long, a loop of links
-        raise _Fault(f"video: {name[:80]!r} cannot be opened ({error.args[-1]}); correct the name") from error
+        reason = error.strerror if isinstance(error, OSError) else "its links form a loop"
+        raise _Fault(f"video: {called} cannot be opened ({reason}); correct the name") from error
     return path
 
 
@@ -234,14 +293,14 @@ def _options(fields: dict[str, Any]) -> tuple[str, ...]:
         return ()
     options = value.split("|") if isinstance(value, str) else value
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise _Fault(f'options: {value!r} is no list of texts; write ["yes", "no"], or yes|no')
+        raise _Fault(f'options: {shown(value)} is no list of texts; write ["yes", "no"], or yes|no')
     options = [option.strip() for option in options]
     if not all(options):
-        raise _Fault(f"options: {value!r} holds an empty option; remove it")
+        raise _Fault(f"options: {shown(value)} holds an empty option; remove it")
     if not 2 <= len(options) <= len(LETTERS):
         raise _Fault(f"options: {len(options)} given; give 2 to {len(LETTERS)}, in CSV separated by |")
     if len({option.casefold() for option in options}) < len(options):
-        raise _Fault(f"options: {value!r} holds an option twice; make them different")
+        raise _Fault(f"options: {shown(value)} holds an option twice; make them different")
     return tuple(options)
 
 
@@ -250,14 +309,16 @@ def _answer(text: str, options: tuple[str, ...]) -> str:
     if not text:
         return ""
     if not options:
-        raise _Fault(f"answer: {text!r}, but there are no options; add them, or leave the answer out")
+        raise _Fault(f"answer: {shown(text)}, but there are no options; add them, or leave the answer out")
     letters = LETTERS[: len(options)]
     named = [letter for letter, option in zip(letters, options, strict=True) if option.casefold() == text.casefold()]
     found = {*named, *([text.upper()] if len(text) == 1 and text.upper() in letters else [])}
     if not found:
-        raise _Fault(f"answer: {text!r} is neither one of {letters} nor the text of an option; correct it")
+        raise _Fault(f"answer: {shown(text)} is neither one of {letters} nor the text of an option; correct it")
     if len(found) > 1:
-        raise _Fault(f"answer: {text!r} is a letter, and the text of option {named[0]}; reword or reorder the options")
+        raise _Fault(
+            f"answer: {shown(text)} is a letter, and the text of option {named[0]}; reword or reorder the options"
+        )
     return found.pop()
 
 
@@ -274,7 +335,7 @@ def _evidence(value: Any) -> tuple[tuple[float, float], ...]:
         spans = tuple((float(start), float(end)) for start, end in pairs)
     except (TypeError, ValueError):
         raise _Fault(
-            f'evidence: {value!r} is no list of spans; write [[12, 14.5]], in CSV "12-14.5", in seconds'
+            f'evidence: {shown(value)} is no list of spans; write [[12, 14.5]], in CSV "12-14.5", in seconds'
         ) from None
     for start, end in spans:
         if not 0 <= start <= end < float("inf"):

@@ -1,7 +1,7 @@
 """Stage cache_frames: decode the candidate frames of one shard's videos into the frame cache.
 
-Video number i, sorted by id, belongs to shard i % shards. Files that are there already and match (source, settings,
-decoding code) are kept, so a shard that was stopped goes on where it was.
+A video's shard follows from its id (`viarl.items.shard_of`). Files that are there already and match (source, settings,
+decoding code) are kept, so a shard that was stopped goes on where it was, and a video that was edited is decoded alone.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from viarl import tracking
+from viarl.faults import listed
 from viarl.files import write_json
-from viarl.items import read_videos
+from viarl.items import read_videos, shard_of
 from viarl.progress import Progress
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.format import CacheSettings, VideoError
 from viarl.video.writer import cache_video, manifest_record
+
+LISTED = 20  # bad videos that an error names
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,22 @@ class Settings:
             raise ValueError(f"frames.max_bad_share must lie in 0..1, not {self.max_bad_share}")
 
 
-def check_bad(bad: dict[str, str], total: int, max_bad_share: float, source: Path) -> None:
-    """Raise ValueError with every bad video and its reason where their share is too large."""
-    if len(bad) > max_bad_share * total:
-        listed = "\n".join(f"  {video}: {reason}" for video, reason in bad.items())
-        raise ValueError(
-            f"{len(bad)} of {total} videos of {source} cannot be used, more than frames.max_bad_share = "
-            f"{max_bad_share} allows. Repair or remove them, or raise frames.max_bad_share:\n{listed}"
-        )
+def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
+    """Raise ValueError with the bad videos and their reasons where their share is too large.
+
+    The message holds the first of them, a file beside the manifest all.
+    """
+    whole = settings.manifest.with_suffix(".bad.json")
+    if len(bad) <= settings.max_bad_share * total:
+        whole.unlink(missing_ok=True)
+        return
+    write_json(whole, bad)
+    named = listed([f"  {video}: {reason}" for video, reason in bad.items()], LISTED)
+    raise ValueError(
+        f"{len(bad)} of {total} videos of {settings.videos} cannot be used, more than frames.max_bad_share = "
+        f"{settings.max_bad_share} allows. Repair or remove them, or raise frames.max_bad_share. All are listed in "
+        f"{whole}:\n{named}"
+    )
 
 
 def main(settings: Settings) -> None:
@@ -76,7 +87,7 @@ def main(settings: Settings) -> None:
         settings.reader,
     )
     every = read_videos(settings.videos)
-    mine = sorted(every)[settings.shard :: settings.shards]
+    mine = [video for video in sorted(every) if shard_of(video, settings.shards) == settings.shard]
     good: dict[str, dict[str, Any]] = {}
     bad: dict[str, str] = {}
     progress = Progress("videos", len(mine))
@@ -85,6 +96,8 @@ def main(settings: Settings) -> None:
         for video in mine:
             try:
                 good[video] = cache_video(every[video], settings.manifest.parent, cache, settings.timeout_s)
+                if good[video]["sha256_source"] != every[video].sha256:
+                    print(f"{video}: its file was changed since {settings.videos} was made; taken as it is", flush=True)
             except VideoError as error:
                 bad[video] = str(error)
             except Exception as error:
@@ -92,7 +105,7 @@ def main(settings: Settings) -> None:
             progress.advance(note=f"{len(bad)} bad" if bad else "")
         counted = {"videos": len(good), "bad_videos": len(bad), "frames": sum(entry["n"] for entry in good.values())}
         record.log_metrics({f"frame_cache/{name}": float(count) for name, count in counted.items()}, step=0)
-        check_bad(bad, len(mine), settings.max_bad_share, settings.videos)
+        check_bad(bad, len(mine), settings)
         write_json(settings.manifest, manifest_record(settings.shard, cache, good, bad))
         record.log_artifact(settings.manifest)
 

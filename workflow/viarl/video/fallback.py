@@ -1,19 +1,22 @@
 """Decoding a whole video in a child process that can be killed: the fallback of `reader`, and the home of decord.
 
-The child gets its request on standard input and answers on standard output, both pickled; only this package writes
-either end. A decoder that hangs or crashes in C takes the child with it and becomes a `VideoError` of one video.
+The child gets method, path and number of frames as arguments and answers on standard output with lines of JSON: for
+each frame its shape, followed by its pixels, and at the end the rest of the reading, or why there is none. Nothing is
+pickled, so that a decoder led astray by a file can send wrong pixels, but no code. A decoder that hangs or crashes in C
+takes the child with it and becomes a `VideoError` of one video.
 """
 
 import importlib.util
+import json
 import os
-import pickle
 import subprocess
 import sys
-import time
+import tempfile
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -87,20 +90,52 @@ def read_with_decord(path: Path, candidates: int, transform: Transform[T]) -> Re
     return Reading(frames, indices, starts[indices], times, base, total, fps, duration, "decord")
 
 
+ARRAYS = {"indices": np.int64, "pts": np.int64, "times": np.float64}  # of a Reading
 METHODS: dict[str, Callable[..., Reading[Any]]] = {"sequential": read_sequentially, "decord": read_with_decord}
 
 
 def serve() -> None:
-    """Answer the one request on standard input; runs in the child."""
-    method, path, candidates, transform = pickle.load(sys.stdin.buffer)
+    """Do what the arguments of the command line say; runs in the child."""
+    method, path, candidates = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints must not mix with the answer
+
+    def send(frame: np.ndarray) -> None:
+        answers.write(json.dumps({"shape": frame.shape}).encode() + b"\n" + np.ascontiguousarray(frame).tobytes())
+
     try:
-        answer: Any = METHODS[method](path, candidates, transform)
+        reading = METHODS[method](Path(path), int(candidates), send)
+        lists = {name: getattr(reading, name).tolist() for name in ARRAYS}
+        rest = {name: getattr(reading, name) for name in ("total", "fps", "duration", "how")}
+        answer = {**lists, **rest, "time_base": str(reading.time_base)}
     except VideoError as error:
-        answer = error
+        answer = {"error": str(error)}
     with answers:
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.write(json.dumps(answer).encode() + b"\n")
+
+
+def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
+    """Read what `serve` writes, each frame passed through `transform` as it comes.
+
+    Raises:
+        VideoError: the reason that the child gives.
+        EOFError: the answer ends too early.
+    """
+    frames: list[T] = []
+    while line := answers.readline():
+        answer = json.loads(line)
+        if "error" in answer:
+            raise VideoError(answer["error"])
+        if "shape" not in answer:
+            indices, pts, times = (np.array(answer[name], dtype) for name, dtype in ARRAYS.items())
+            base, total = Fraction(answer["time_base"]), int(answer["total"])
+            return Reading(frames, indices, pts, times, base, total, answer["fps"], answer["duration"], answer["how"])
+        height, width, channels = answer["shape"]
+        pixels = answers.read(height * width * channels)
+        if len(pixels) < height * width * channels:
+            break
+        frames.append(transform(np.frombuffer(pixels, np.uint8).reshape(height, width, channels)))
+    raise EOFError
 
 
 def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
@@ -114,23 +149,35 @@ def read_in_child(method: str, path: Path, candidates: int, transform: Transform
         raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
     root = str(Path(viarl.__file__).parent.parent)
     search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    start = time.monotonic()
-    try:
-        child = subprocess.run(
-            [sys.executable, "-c", "from viarl.video.fallback import serve; serve()"],
-            input=pickle.dumps((method, path, candidates, transform)),
-            capture_output=True,
-            timeout=timeout_s,
+    command = [sys.executable, "-c", "from viarl.video.fallback import serve; serve()", method, str(path)]
+    stopped = threading.Event()
+    with tempfile.TemporaryFile() as messages:  # a file, as nobody reads it before the child has ended
+        child = subprocess.Popen(
+            [*command, str(candidates)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=messages,
             env={**os.environ, "PYTHONPATH": search},
         )
-    except subprocess.TimeoutExpired as error:
-        waited = time.monotonic() - start
-        raise VideoError(f"the {method} reader was stopped after {waited:.0f} s (`timeout_s`)") from error
-    if child.returncode:
-        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise VideoError(f"the {method} reader ended with status {child.returncode} ({lines[-1]})")
-    answer = pickle.loads(child.stdout)
-    if isinstance(answer, VideoError):
-        raise answer
-    assert isinstance(answer, Reading)
-    return answer
+        assert child.stdout is not None
+
+        def stop() -> None:
+            stopped.set()
+            child.kill()
+
+        clock = threading.Timer(timeout_s, stop)
+        clock.start()
+        try:
+            return receive(child.stdout, transform)
+        except EOFError as error:
+            status = child.wait()
+            if stopped.is_set():
+                raise VideoError(f"the {method} reader was stopped after {timeout_s:g} s (`timeout_s`)") from error
+            messages.seek(0)
+            lines = messages.read().decode(errors="replace").strip().splitlines() or ["no message"]
+            raise VideoError(f"the {method} reader ended with status {status} ({lines[-1]})") from error
+        finally:
+            clock.cancel()
+            child.kill()  # where the transform failed; no harm to one that has ended
+            child.stdout.close()
+            child.wait()

@@ -11,6 +11,7 @@ The order of attempts (facts behind it: files whose pixels carry their frame num
 H.264 and for files with an edit list, and hangs on MPEG-TS; it therefore always runs in the child process.
 """
 
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -29,6 +30,13 @@ from av.video.stream import VideoStream
 
 from viarl.video.format import READERS, VideoError, sample_indices
 
+LARGEST_FRAME = 2**26  # pixels, 8192 x 8192, 200 MB as RGB: above it a video is refused, not decoded
+# What FFmpeg may take a file for. Left out on purpose: playlists and lists of files, which lead to other files, and
+# texts and pictures, which it would gladly show as films.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,nut,mxf,gif,rm,dv,ivf,"
+    "h264,hevc,m4v,vc1,wtv"
+)
 T = TypeVar("T")
 Transform = Callable[[np.ndarray], T]
 
@@ -100,7 +108,9 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     """
     try:
         # `file:` and the whitelist: a playlist disguised as a video must not make us open other addresses.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file", "format_whitelist": FORMATS})
+    except PermissionError as error:
+        raise VideoError("may not be read: change its permissions") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be opened as a video ({describe(error)})") from error
     stream = container.streams.best("video")
@@ -110,12 +120,31 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     if stream.codec_context is None or not stream.codec_context.is_decoder:
         container.close()
         raise VideoError("has a video codec without a decoder in this FFmpeg")
+    try:
+        check_size(stream.codec_context.width, stream.codec_context.height)
+    except VideoError:
+        container.close()
+        raise
     stream.codec_context.thread_type = "NONE"  # one process a core, one thread each
     stream.codec_context.thread_count = 1
     for other in container.streams:
         if other.index != stream.index:
             other.discard = "all"  # type: ignore[assignment]  # audio is not even read from the disk
     return container, stream
+
+
+def check_there(path: Path) -> None:
+    """Raise VideoError where there is no ordinary file; a named pipe would be waited for without end."""
+    if not os.path.lexists(path):
+        raise VideoError(f"is not there: {path} does not exist")
+    if not path.is_file():
+        raise VideoError(f"is no file: {path} is a folder, a pipe or device, or a link that leads nowhere")
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise VideoError where frames of this size would take more memory than a job has."""
+    if width * height > LARGEST_FRAME:
+        raise VideoError(f"has frames of {width} x {height}, more than {LARGEST_FRAME} pixels: scale it down")
 
 
 def describe(error: Exception) -> str:
@@ -194,6 +223,7 @@ def to_rgb(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
 
     `converter` is shared by the frames of a video: setting one up costs more than converting a small frame.
     """
+    check_size(frame.width, frame.height)  # which may change within a video
     image: np.ndarray = converter.reformat(frame, format="rgb24").to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
@@ -315,7 +345,7 @@ def read_frames(
 
     Args:
         candidates: how many candidate frames are wanted (N); a short video gives fewer.
-        transform: maps (H, W, 3) uint8 RGB to what is kept; must be picklable, for the child process.
+        transform: maps (H, W, 3) uint8 RGB to what is kept.
         reader: "pyav" (exact) or "decord" (the authors' choice, with the faults named above).
         timeout_s: seconds for each attempt; a child process that takes longer is killed.
 
@@ -328,8 +358,7 @@ def read_frames(
         raise ValueError(f"reader {reader!r} is unknown; choose one of {READERS}")
     if candidates < 2 or candidates % 2:
         raise ValueError(f"candidates must be an even number of at least 2, not {candidates}")
-    if not path.is_file():
-        raise VideoError(f"is not there: {path} does not exist")
+    check_there(path)
     if reader == "decord":
         return read_in_child("decord", path, candidates, transform, timeout_s)
     try:

@@ -1,5 +1,7 @@
 """Making the frame cache: one file a video, written whole or not at all, and kept as long as it is the right one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from viarl.fingerprint import fingerprint
 from viarl.items import Video, check_id
 from viarl.video.encode import read_encoded
 from viarl.video.format import CacheSettings, VideoError
-from viarl.video.reader import Reading
+from viarl.video.reader import Reading, check_there
 
 FOLDER = "videos"
 
@@ -64,33 +66,54 @@ def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identit
     return header
 
 
+@contextmanager
+def _reading_source() -> Iterator[None]:
+    """Turn what the disk reports while a source is looked at into a VideoError."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoError(f"cannot be read ({error.strerror}): change its permissions or copy it again") from error
+
+
+def _state(source: Path) -> tuple[str, str]:
+    """Return size and time of the last change, as the header of a cache file holds them."""
+    with _reading_source():
+        found = source.stat()
+    return str(found.st_size), str(found.st_mtime_ns)
+
+
 def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: float) -> dict[str, Any]:
     """Cache one video below `folder`, unless its file is there already, and return its entry in the manifest.
+
+    The source as it is now counts: a cache file is kept if it was made from a file of this size and time, or else of
+    this content, so that a video that was merely touched or copied is not decoded again. The entry holds the hash of
+    that content, whatever videos.jsonl states.
 
     Raises:
         VideoError: why the video cannot be used.
     """
     source, path = Path(video.path), cached_path(folder / FOLDER, video.id)
-    if not source.is_file():
-        raise VideoError(f"is not there: {source} does not exist")
-    size = source.stat().st_size
-    if size != video.size:
-        raise VideoError(f"has {size} bytes where videos.jsonl states {video.size}: make that file again")
-    identity = {
-        "sha256_source": video.sha256,
-        "size": str(size),
-        "settings": settings.key,
-        "code": decoding_code(),
-    }
+    check_there(source)
+    wanted = {"settings": settings.key, "code": decoding_code()}
     header = read_header(path)
-    if any(header.get(name) != value for name, value in identity.items()):
-        if sha256_file(source) != video.sha256:
-            raise VideoError("has another sha256 than videos.jsonl states: make that file again")
-        header = write_cached(path, read_encoded(source, settings, timeout_s), identity)
+    usable = all(header.get(name) == value for name, value in wanted.items())
+    size, time_ns = _state(source)
+    sha256 = video.sha256
+    if not usable or (sha256, size, time_ns) != tuple(
+        header.get(name) for name in ("sha256_source", "size", "mtime_ns")
+    ):
+        with _reading_source():
+            sha256 = sha256_file(source)
+    if not usable or header.get("sha256_source") != sha256:
+        reading = read_encoded(source, settings, timeout_s)
+        if _state(source) != (size, time_ns):
+            raise VideoError("was changed while it was read: run the job again")
+        identity = {"sha256_source": sha256, "size": size, "mtime_ns": time_ns, **wanted}
+        header = write_cached(path, reading, identity)
     return {
         "file": path.relative_to(folder).as_posix(),
-        "sha256_source": header["sha256_source"],
-        "size": size,
+        "sha256_source": sha256,
+        "size": int(size),
         "n": int(header["n"]),
         "total": int(header["total"]),
         "fps": float(header["fps"]),
