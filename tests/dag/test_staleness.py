@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.dag.conftest import Plan, Workflow
 from tests.dag.staleness import MARKS, REPOSITORY, TABLE, Row, readme_table, rows, schema_keys
@@ -130,6 +131,26 @@ def test_a_third_cycle_touches_nothing_before_it(done: Workflow) -> None:
     """From 2 to 3: files of cycle 3 alone, and the report."""
     plan = done.plan(overlay={"cycles": 3})
     assert all(path.startswith(("results/cycle3/", "results/report/")) for path in plan.outputs)
+
+
+def test_an_edited_video_of_ones_own(fresh: Workflow, tmp_path: Path) -> None:
+    """Its shard alone is cached and scored again; a video that was only touched makes nothing stale."""
+    shutil.copytree(fresh.root, tmp_path / "copy")
+    workflow = Workflow(tmp_path / "copy")
+    videos = workflow.root / "mine"
+    videos.mkdir()
+    names = [f"{number}.mp4" for number in range(8)]
+    for name in names:
+        (videos / name).write_text(f"video {name}")
+    (workflow.root / "mine.csv").write_text("video,question\n" + "".join(f"{name},What?\n" for name in names))
+    mine = {"local": {"folder": "mine", "questions": "mine.csv"}}
+    (workflow.root / "overlay.yaml").write_text(yaml.safe_dump(mine))
+    target = "results/cycle0/selected/local.parquet"
+    workflow.pretend(target, "--configfile", "overlay.yaml")
+    os.utime(videos / "3.mp4")
+    assert not workflow.plan(target, overlay=mine).jobs
+    (videos / "3.mp4").write_text("another film")
+    assert workflow.plan(target, overlay=mine).counts == {"cache_frames": 1, "select_frames": 1}
 
 
 def test_seeds_share_the_data(done: Workflow) -> None:

@@ -15,6 +15,7 @@ import json
 import re
 from functools import partial
 
+from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
 from viarl.runs import Graph, compared_runs, run_name, split_run
 

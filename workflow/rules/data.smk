@@ -33,7 +33,6 @@ rule make_needle:
 rule import_local:
     """List the user's own videos and questions as a set."""
     input:
-        folder=lambda w: config["local"]["folder"],
         questions=lambda w: config["local"]["questions"],
     output:
         questions="<data>/{run}sets/{set}/items.jsonl",
@@ -53,9 +52,10 @@ rule import_local:
         settings=settings(
             "import_local", pick("local", "validation_share", "seed"), lambda config, w: {"set": w["set"]}
         ),
+        folder=lambda w: config["local"]["folder"],  # its files are inputs of cache_frames, shard by shard
         code=fingerprint("viarl.stages.import_local"),
     shell:
-        "python -m viarl.stages.import_local --settings {params.settings:q} --folder {input.folder:q}"
+        "python -m viarl.stages.import_local --settings {params.settings:q} --folder {params.folder:q}"
         " --questions {input.questions:q} --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
 
 
