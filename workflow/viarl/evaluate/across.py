@@ -44,7 +44,7 @@ COLUMNS = (
     "seeds",  # of training, averaged over
     "n",  # questions with a known answer
     "videos", "n_without_answer", "accuracy", "accuracy_low", "accuracy_high",
-    "accuracy_sd",  # over seeds, with n - 1
+    "accuracy_sd",  # over seeds, with n - 1; 0 in cycle 0, which has no training
     "accuracy_min", "accuracy_max",
     "accuracy_by_seed",  # in the order of `seeds`
     "evidence_recall", "valid_rate",
