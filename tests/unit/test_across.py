@@ -267,13 +267,12 @@ def test_tables_that_cannot_be_compared_are_refused_by_name(tmp_path, case):
         assert str(error.value).startswith(f"{paths[-1]} (ablation 'short', seed 2, cycle 1): ")
 
 
-def test_another_set_of_questions_is_not_paired_by_name(tmp_path):
-    # The main run's questions are those it has itself, whatever comes first on the command line.
-    paths = write_all(tmp_path)
-    rewrite(paths[-1], [row for row in SHORT if row[0] != "b"])
-    turned = [*paths[4:], *paths[:4]]
-    with pytest.raises(ValueError, match=r"ablation 'short', seed 2"):
-        read_groups([*RUNS[2:], *RUNS[:2]], turned, ["needle"])
+def test_the_main_run_says_which_questions_are_asked_wherever_it_stands(tmp_path):
+    main = write_all(tmp_path)[:2]
+    few = [row for row in outcomes("untouched") if row[0] != "b"]
+    short = [write_table(tmp_path / f"few{cycle}", few, VIDEOS, cycle=cycle, tasks=TASKS) for cycle in (0, 1)]
+    with pytest.raises(ValueError, match=r"few0 \(ablation 'short', seed 2, cycle 0\): .*: 1 missing \(first 'b'\)"):
+        read_groups([RUNS[3], RUNS[0]], [*short, *main], ["needle"])
 
 
 @pytest.mark.parametrize(
@@ -289,6 +288,12 @@ def test_lists_of_runs_that_make_no_sense_are_refused(tmp_path, runs, message):
     paths = [tmp_path / "x"] * sum(run.cycle + 1 for run in runs)
     with pytest.raises(ValueError, match=message):
         read_groups(runs, paths, ["needle"])
+
+
+def test_a_table_in_the_place_of_another_is_refused(tmp_path):
+    paths = write_all(tmp_path)
+    with pytest.raises(ValueError, match=r"holds \[\('needle', 0\)\] in place of \('needle', 1\)"):
+        read_groups(RUNS, [*paths[:3], paths[0], *paths[4:]], ["needle"])
 
 
 def test_the_number_of_tables_is_checked(tmp_path):

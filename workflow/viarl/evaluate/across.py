@@ -7,7 +7,7 @@ the standard deviation over seeds how much another training would.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ COLUMNS = (
     "seeds",  # of training, averaged over
     "n",  # questions with a known answer
     "videos", "n_without_answer", "accuracy", "accuracy_low", "accuracy_high",
-    "accuracy_sd",  # over seeds, with n - 1
+    "accuracy_sd",  # over seeds, with n - 1; 0 in cycle 0, which has no training
     "accuracy_min", "accuracy_max",
     "accuracy_by_seed",  # in the order of `seeds`
     "evidence_recall", "valid_rate",
@@ -150,18 +150,22 @@ def read_groups(runs: Sequence[Run], paths: Sequence[Path], benchmarks: Sequence
     if len(wanted) != len(paths):
         raise ValueError(f"{len(paths)} tables of rows for {len(wanted)} of runs, benchmarks and cycles; give each one")
     groups = _groups(runs)
-    read: dict[Path, Evaluation] = {}
+    read: dict[tuple[Path, str, int], Evaluation] = {}
     found: dict[tuple[Run, str, int], Evaluation] = {}
-    first: dict[str, Evaluation] = {}
+    first: dict[str, pd.DataFrame] = {}
     # The main run first: the others are held against its questions.
     for (run, name, cycle), path in sorted(
         zip(wanted, paths, strict=True), key=lambda entry: bool(entry[0][0].ablation)
     ):
         where = f"{path} ({run}, cycle {cycle})"
-        if path not in read:
-            read[path] = _read(path, name, cycle, where)
-        found[run, name, cycle] = read[path]
-        _same_questions(read[path].questions, first.setdefault(name, read[path]).questions, name, where)
+        key = (path, name, cycle)
+        if key not in read:
+            made = _read(path, name, cycle, where)
+            questions = first.setdefault(name, made.questions)
+            _same_questions(made.questions, questions, name, where)
+            # Hundreds of tables hold the same texts: keep one copy.
+            read[key] = replace(made, questions=questions, correct=made.correct.set_axis(questions.index))
+        found[run, name, cycle] = read[key]
     for group, members in groups:
         for name in benchmarks:
             for cycle in range(group.cycle + 1):

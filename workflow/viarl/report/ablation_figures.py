@@ -20,8 +20,8 @@ LINES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "X
 def draw_ablations(comparison: Comparison, path: Path) -> None:
     """Draw the learned selector's accuracy of every run with interval and seeds, a column a benchmark."""
     names = comparison.benchmarks
-    count = len(last_rows(comparison, names[0]))
-    made = figure(1.8 + 5.6 * len(names), 1.7 + 0.3 * count)
+    runs = [row["ablation"] for row in last_rows(comparison, names[0])]
+    made = figure(0.4 + 0.08 * max(map(len, runs)) + 5.6 * len(names), 1.7 + 0.3 * len(runs))
     grid = made.subplots(1, len(names), squeeze=False, sharey=True)
     for axes, name in zip(grid[0], names, strict=True):
         rows = last_rows(comparison, name)
@@ -73,7 +73,7 @@ def _by_ablation(axes: "Axes", rows: Sequence[Row]) -> None:
         if row["minus_main"] is not None:
             text = bounds(row["minus_main"], row["minus_main_low"], row["minus_main_high"], "+")
         else:
-            text = "difference to main:" if is_main else "no seed in common"
+            text = ("difference to main:" if len(rows) > 1 else "") if is_main else "no seed in common"
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [row["ablation"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)  # main on top
@@ -94,7 +94,7 @@ def draw_failures(comparison: Comparison, path: Path) -> None:
         for name in names
     }
     most = max(map(len, tasks.values()))
-    made = figure(1.0 + 6.2 * len(names), 2.6 + 0.42 * (last + 1 + most))
+    made = figure(1.0 + 6.2 * len(names), 2.8 + 0.42 * (last + 1 + most))
     grid = made.subplots(2, len(names), squeeze=False, height_ratios=[last + 1.6, most + 0.6], sharex=True)
     for column, name in enumerate(names):
         cycles = [row for row in known if row["benchmark"] == name and not row["task"]]
@@ -105,7 +105,7 @@ def draw_failures(comparison: Comparison, path: Path) -> None:
         grid[1, column].set_title(f"{name}: by task, after cycle {last}")
         grid[1, column].set_xlabel("share of questions (%)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=len(FOUR))
+    made.legend(handles, labels, loc="outside lower center", ncols=min(len(FOUR), 2 * len(names)))
     save(made, path)
 
 

@@ -34,6 +34,7 @@ class Look:
 LOOKS = {
     "learned": Look("learned", BLUE, "o"),
     "learned_sampled": Look("learned, sampled", BLUE, "*", ":"),
+    "learned_base_answerer": Look("learned, base answerer", BLUE, "d", "-."),
     "base": Look("base selector", SKY, "s"),
     "base_sampled": Look("base, sampled", SKY, "P", ":"),
     "oracle": Look("oracle", GREEN, "^", "--"),
