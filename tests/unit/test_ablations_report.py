@@ -18,8 +18,8 @@ from viarl.stages import command, compare_runs
 
 TASKS = ("none", "after", "before")
 SHARES = {"uniform": 0.3, "clip_topk": 0.45, "oracle": 0.9, "learned": 0.6}
-FILES = {"comparison.csv", "failures.csv", "comparison.md", "comparison.html"}
-PICTURES = {"ablations.png", "failures.png", "saturation.png"}
+PICTURES = {"comparison/ablations.png", "comparison/failures.png", "comparison/saturation.png"}
+FILES = {"comparison.csv", "comparison/failures.csv", "comparison.md", "comparison.html", *PICTURES}
 
 
 def made_up(
@@ -110,7 +110,7 @@ def points(row: dict[str, str], name: str, sign: str = "") -> str:
 
 
 def test_csv_markdown_and_page_hold_the_same_numbers(comparison, tmp_path):
-    assert {path.name for path in compare_runs.write(comparison, tmp_path)} == FILES | PICTURES
+    assert {str(path.relative_to(tmp_path)) for path in compare_runs.write(comparison, tmp_path)} == FILES
     printed = markdown_tables((tmp_path / "comparison.md").read_text())
     page = Page()
     page.feed((tmp_path / "comparison.html").read_text())
@@ -154,7 +154,7 @@ def test_csv_markdown_and_page_hold_the_same_numbers(comparison, tmp_path):
     assert (saturation[3][4] == "go on") == (float(rows["shifted", "cycles_3", 3, "learned"]["gain_low"]) > 0)
     known = {
         (row["cycle"], row["task"] or "all"): row
-        for row in read_csv(tmp_path / "failures.csv")
+        for row in read_csv(tmp_path / "comparison" / "failures.csv")
         if (row["benchmark"], row["ablation"]) == ("shifted", "main")
     }
     assert len(failures) - 1 == len(known) == 3 * (1 + len(TASKS))
@@ -211,6 +211,6 @@ def test_the_stage_takes_its_runs_as_settings(tmp_path, capsys):
     settings = {"runs": [vars(run) for run in runs], "benchmarks": ["needle"], "bootstrap": 50}
     arguments = ["--settings", json.dumps(settings), "--rows", *map(str, paths), "--folder", str(tmp_path / "out")]
     compare_runs.main(command.parse(compare_runs.Settings, arguments))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | PICTURES
+    assert all((tmp_path / "out" / name).is_file() for name in FILES)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["needle main", "needle no_index"]

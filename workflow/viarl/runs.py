@@ -89,6 +89,8 @@ def check_runs(config: Config) -> None:
             f"{where}.overlay.{key}: an ablation cannot change it, for it is common to all runs; take it out"
             for key in sorted(COMMON & set(overlay))
         ]
+        if name == "main":
+            problems.append(f"{where}: the run without an ablation has this name; take another")
         if "seed" in overlay:
             problems.append(f"{where}.overlay.seed: the seeds of an ablation stand in ablations.{name}.seeds; move it")
         if overlaid(config, overlay) == config:
