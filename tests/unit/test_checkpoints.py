@@ -30,7 +30,8 @@ def test_the_newest_complete_checkpoint_is_resumed_and_broken_ones_go(tmp_path: 
     (tmp_path / "checkpoint-11" / "weights").write_text("cut")  # damaged after it
     assert checkpoints.latest() == tmp_path / "checkpoint-10"
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
-    checkpoints.remove()
+    with checkpoints:
+        checkpoints.remove()
     assert not tmp_path.exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from viarl import tracking
+from viarl import mlflow_push, tracking
 from viarl.stages import sync_mlflow
 from viarl.tracking import Tracking, read_record
 
@@ -91,9 +91,9 @@ def test_more_points_than_one_batch_takes(settings):
 def test_pushing_again_doubles_nothing_even_when_the_mark_was_lost(settings):
     with tracking.start(settings, params={"a": 1}) as run:
         run.log_metrics({"loss": 1.5}, step=1)
-    assert tracking.push(settings, [settings.record]) == 0  # marked
+    assert mlflow_push.push(settings, [settings.record]) == 0  # marked
     settings.record.with_name(f"{settings.record.name}.pushed").unlink()  # as if killed between push and mark
-    assert tracking.push(settings, [settings.record]) == 1
+    assert mlflow_push.push(settings, [settings.record]) == 1
     (found,) = runs(settings)
     assert history(settings, found, "loss") == [(1, 1.5)]
 
