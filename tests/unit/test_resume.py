@@ -18,6 +18,8 @@ from small_answerer import MemoryCache, item, model_and_processor
 from small_selector import ITEMS, save_start
 from transformers import TrainerCallback
 
+from viarl.answer import answerer
+from viarl.answer.answerer import Answerer
 from viarl.checkpoints import Checkpoints
 from viarl.items import write_records
 from viarl.rl.config import RewardWeights, Training
@@ -219,3 +221,48 @@ def test_a_kill_while_a_checkpoint_or_the_model_is_saved(make: Callable[[str], J
     assert killed.run() == 0
     assert killed.result() == whole.result()
     assert [path.name for path in killed.folder.glob("*") if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("make", ["selector"], indirect=True)
+def test_a_second_attempt_stops_before_it_touches_anything(
+    make: Callable[[str], Job], capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = make("job")
+    work = job.folder / "checkpoints" / "model"
+    with Checkpoints(work, {}):  # the first attempt, which is just writing a checkpoint
+        (work / "checkpoint-2").mkdir()
+        before = sorted(path for path in job.folder.rglob("*"))
+        assert job.run() == 99
+        assert sorted(path for path in job.folder.rglob("*")) == before
+    assert f"{work} is in use by process {os.getpid()}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("make", ["answerer"], indirect=True)
+def test_replies_before_tuning_are_asked_for_once(
+    make: Callable[[str], Job], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answerer, "BATCHES_A_WINDOW", 1)
+    whole = make("whole")
+    assert whole.run() == 0
+    real = Answerer.answer
+
+    def signal_at(call: int, number: signal.Signals) -> Callable[[], None]:
+        calls = []
+
+        def answer(self: Answerer, *arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) == call:
+                os.kill(os.getpid(), number)
+            return real(self, *arguments)
+
+        return lambda: setattr(Answerer, "answer", answer)
+
+    stopped = make("stopped")
+    assert stopped.run(before=signal_at(2, signal.SIGTERM)) == 143  # within the second of three videos
+    assert "SIGTERM: stopped" in capfd.readouterr().err
+    work = stopped.folder / "checkpoints" / "model"
+    assert {path.name for path in work.iterdir()} == {"identity.json", "replies.json"}
+    assert stopped.run(before=signal_at(2, signal.SIGKILL)) == -signal.SIGKILL  # the last video
+    assert stopped.run(SignalAt(3, signal.SIGKILL), before=signal_at(2, signal.SIGUSR1)) == -signal.SIGKILL
+    assert stopped.run(before=signal_at(1, signal.SIGUSR1)) == 0
+    assert stopped.result() == whole.result()

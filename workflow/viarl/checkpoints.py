@@ -107,10 +107,11 @@ class Checkpoints:
     def mark_complete(self, checkpoint: Path) -> None:
         """Flush a checkpoint's files to disk, mark it complete, then remove those that are no longer kept."""
         sizes: dict[str, int] = {}
-        for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+        with clear_write_errors(checkpoint):
+            for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
         self.lock.check()
         write_json(checkpoint / MARKER, sizes)
         for old in self._complete()[: -self.keep]:
