@@ -132,10 +132,12 @@ def test_a_holder_that_was_cut_off_notices_and_leaves_the_lock_alone(tmp_path: P
     assert "node7" in (tmp_path / OWNER).read_text()
 
 
+@pytest.mark.parametrize("asks", [False, True])
 def test_a_requeued_job_asks_its_earlier_start_to_stop_and_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    asks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
 
     def orphan() -> None:
         stopped = []
@@ -149,7 +151,14 @@ def test_a_requeued_job_asks_its_earlier_start_to_stop_and_waits(
     earlier = start_child(orphan)
     wait_for(tmp_path / OWNER)
     assert try_to_take(tmp_path) == HELD  # another process of the same start, as in one allocation
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    if asks:
+        (tmp_path / "bin").mkdir()
+        scontrol = tmp_path / "bin" / "scontrol"
+        scontrol.write_text('#!/bin/sh\n[ "$*" = "show job 12" ] && echo "   Requeue=1 Restarts=1 BatchFlag=1"\n')
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{scontrol.parent}:{os.environ['PATH']}")
+    else:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
 
     def requeued() -> None:
         with folder_lock(tmp_path):

@@ -173,6 +173,19 @@ def test_an_unreachable_server_warns_stops_nothing_and_sync_makes_up_for_it(sett
     assert "0 of 1 records" in capsys.readouterr().err
 
 
+def test_a_stage_that_a_signal_ended_leaves_its_push_to_the_next(settings):
+    with pytest.raises(SystemExit), tracking.start(settings) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        raise SystemExit(143)
+    assert not (settings.root / "mlflow.db").exists()
+    assert read_record(settings.record).status == "KILLED"
+    with tracking.start(settings) as run:  # goes on with the record
+        run.log_metrics({"loss": 2.0}, step=2)
+    (found,) = runs(settings)
+    assert found.info.status == "FINISHED"
+    assert history(settings, found, "loss") == [(1, 1.0), (2, 2.0)]
+
+
 def test_a_deferred_stage_is_pushed_by_the_next_one(settings):
     short = replace(settings, record=settings.record.with_name("short.jsonl"), defer_below_s=60.0)
     with tracking.start(short) as run:

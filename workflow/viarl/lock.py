@@ -13,8 +13,10 @@ start then asks the earlier one to stop, by `successor.json`, and waits for it; 
 import dataclasses
 import fcntl
 import os
+import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -68,9 +70,23 @@ def this_process() -> Owner:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
-    job, restarts = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Owner(uuid.uuid4().hex, socket.gethostname(), boot, os.getpid(), job, restarts, since)
+    job, since = os.environ.get("SLURM_JOB_ID", ""), time.strftime("%Y-%m-%d %H:%M:%S")
+    return Owner(uuid.uuid4().hex, socket.gethostname(), boot, os.getpid(), job, _restarts(job), since)
+
+
+def _restarts(job: str) -> int:
+    """Return how often SLURM has requeued this process's job; a job's inner steps are not told and have to ask."""
+    known = os.environ.get("SLURM_RESTART_COUNT")
+    if known or not job:
+        return int(known or 0)
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r"\bRestarts=(\d+)", shown)
+    return int(found[1]) if found else 0
 
 
 class FolderLock:

@@ -39,13 +39,14 @@ class Progress:
         self.done = 0
         self.stream = stream
         self.start = self.last = time.monotonic()
-        say(f"{what}: 0/{total}", stream)  # the first unit may take minutes
+        if total:
+            say(f"{what}: 0/{total}", stream)  # the first unit may take minutes
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more units; `note` is appended to the line when one is printed."""
         self.done += count
         now = time.monotonic()
-        if self.done >= self.total or now - self.last >= self.interval:
+        if count and (self.done >= self.total or now - self.last >= self.interval):
             self.last = now
             elapsed = max(now - self.start, 1e-9)
             rate = self.done / elapsed
