@@ -96,11 +96,10 @@ def main(settings: Settings) -> None:
     """Train and save; a run that was stopped goes on from its last checkpoint."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    folder = settings.output.parent
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
     for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
         files[f"{role} weights"] = sorted(model_folder.glob("*.safetensors")) if model_folder.is_dir() else []
-    known = identity(known_settings(settings), files)
+    known, folder = identity(known_settings(settings), files), settings.output.parent
     with Checkpoints(folder.parent / "checkpoints" / folder.name, known, keep=2) as checkpoints:
         train(settings, checkpoints)
 
@@ -112,10 +111,9 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
     usable = trainable(items := read_items(settings.items), cache)
     # full training needs float32 weights: steps of 4e-7 are lost in bfloat16, in which the forward still runs
     dtype = settings.selector.dtype if settings.selector.lora.enabled else "float32"
-    asked = replace(settings.selector, dtype=dtype)
-    model, prompts = load_selector(
-        settings.selector_model, asked, cache, settings.selected, settings.device, settings.features
-    )
+    how = replace(settings.selector, dtype=dtype)
+    start = settings.selector_model
+    model, prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
     task = SelectorTask(
         training=settings.training,

@@ -10,6 +10,7 @@ from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
 from viarl.rl.config import Lora
+from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
 from viarl.sft.dataset import Collator, Example, target_text
 from viarl.sft.replies import replies_before
@@ -67,6 +68,7 @@ def tunable(items: Sequence[Item], picks: dict[str, Pick], source: Path) -> list
 
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
+    quiet_libraries()
     answerer, folder = settings.answerer, settings.output.parent
     same_result = replace(answerer.tuning, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
     start = settings.answerer_model
