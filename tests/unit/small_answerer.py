@@ -37,6 +37,9 @@ class MemoryCache:
     def raw_frames(self, video: str) -> np.ndarray:
         return np.stack([self._frame(video, index) for index in range(self.counts[video])])
 
+    def selector_frames(self, video: str) -> np.ndarray:
+        return self.raw_frames(video)[:, :, :28]
+
     def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
         self.decoded += [(video, index) for index in indices]
         return [self._frame(video, index) for index in indices]

@@ -1,12 +1,21 @@
 """Checkpoints: identity, completeness, pruning, whole model folders."""
 
+import re
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from viarl.checkpoints import Checkpoints, identity, restore_weights, save_model
+from viarl.checkpoints import Checkpoints, ExactResume, identity, restore_weights, save_model
+from viarl.lock import LockError
+from viarl.stages.command import _explained
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.vlm import load_model, load_processor
 
@@ -30,7 +39,8 @@ def test_the_newest_complete_checkpoint_is_resumed_and_broken_ones_go(tmp_path: 
     (tmp_path / "checkpoint-11" / "weights").write_text("cut")  # damaged after it
     assert checkpoints.latest() == tmp_path / "checkpoint-10"
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-10"]
-    checkpoints.remove()
+    with checkpoints:
+        checkpoints.remove()
     assert not tmp_path.exists()
 
 
@@ -90,3 +100,91 @@ def test_a_failed_save_leaves_no_half_model(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         save_model(model, FullDisk(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+class TooLarge:
+    """In the place of transformers' trainer: its checkpoints are larger than the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.args, self.state, self.kind = SimpleNamespace(output_dir=folder), SimpleNamespace(global_step=2), ""
+        self.accelerator = SimpleNamespace(is_main_process=True)
+
+    def is_world_process_zero(self) -> bool:
+        return True
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / "checkpoint-2"
+        folder.mkdir()
+        (folder / "first").write_text("x")
+        large = torch.zeros(1 << 20)
+        if self.kind == "safetensors":
+            save_file({"a": large}, folder / "a")
+        elif self.kind == "torch":
+            torch.save(large, folder / "a")
+        else:
+            (folder / "a").write_text("x" * (4 << 20))
+
+
+class SavesTooMuch(ExactResume, TooLarge):
+    """As the trainers are made."""
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_notes_are_those_of_this_very_training(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, {"seed": "1"}).keep_note("replies", {"q": "blue star B"})
+    assert Checkpoints(tmp_path, {"seed": "1"}).note("replies") == {"q": "blue star B"}
+    assert Checkpoints(tmp_path, {"seed": "1"}).note("others") is None
+    assert Checkpoints(tmp_path, {"seed": "2"}).note("replies") is None
+
+
+def test_who_has_lost_the_lock_writes_and_deletes_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    with Checkpoints(folder, {"seed": "1"}) as checkpoints:
+        checkpoints.latest()
+        checkpoints.mark_complete(checkpoint(folder, 1))
+        late = checkpoint(folder, 2)
+        (folder / "owner.json").unlink()
+        before = sorted(path for path in tmp_path.rglob("*"))
+        for write in (
+            checkpoints.latest,
+            lambda: checkpoints.mark_complete(late),
+            lambda: checkpoints.keep_note("replies", {}),
+            lambda: checkpoints.finish(SavesTooMuch(folder), None, tmp_path / "model"),
+        ):
+            with pytest.raises(LockError, match="lost its lock"):
+                write()
+        assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "checkpoint-1").mkdir()
+        (disk / "checkpoint-1" / "weights").write_text("whole")
+        checkpoints = Checkpoints(disk, {"seed": "1"})
+        checkpoints.latest()
+        checkpoints.mark_complete(disk / "checkpoint-1")
+        trainer = SavesTooMuch(disk)
+        for kind in ("safetensors", "torch", "text"):
+            trainer.kind = kind
+            with pytest.raises(OSError, match=f"No space left on device: '{disk}/checkpoint-2'") as caught:
+                trainer._save_checkpoint(None, None)
+            assert re.fullmatch(r"\S*checkpoint-2: no space is left .*run this again", _explained(caught.value))
+            assert not (disk / "checkpoint-2").exists()
+        assert checkpoints.latest() == disk / "checkpoint-1"
+        processor = build_processor(build_tokenizer(["a text"], 12))
+        model = build_model(processor.tokenizer, Size())
+        with pytest.raises(OSError, match=f"No space left on device: '{disk}/model'"):
+            save_model(model, processor, disk / "model")
+        assert {path.name for path in disk.iterdir()} == {"checkpoint-1", "identity.json"}

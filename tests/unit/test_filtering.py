@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_answerer import MemoryCache, item, model_and_processor, small_answerer
 
-from viarl.answer.answerer import AnswererSettings, Reply, Request
+from viarl.answer.answerer import Reply, Request
 from viarl.answer.rotation import letter_before, rotated
 from viarl.clip.scores import write_scores
 from viarl.files import read_json
@@ -16,6 +16,7 @@ from viarl.filtering import Filter, FilterSettings
 from viarl.items import Item, read_items, write_records
 from viarl.stages import filter_guessable
 from viarl.stages.command import parse
+from viarl.vlm import ModelSettings
 
 CACHE = MemoryCache({"v0": 8, "v1": 8}, bad={"v2": "does not open"})
 SCORES = np.arange(8) / 10  # the top 2 are frames 6 and 7, the bottom 2 are 0 and 1
@@ -184,7 +185,7 @@ def test_stage_refuses_to_drop_everything(tmp_path: Path, monkeypatch: pytest.Mo
         1,
         2,
         FilterSettings("blind"),
-        AnswererSettings("short", 4),
+        ModelSettings("short", 4),
     )
     with pytest.raises(ValueError, match="drops all 1 questions"):
         filter_guessable.main(settings)

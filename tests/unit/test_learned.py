@@ -13,10 +13,11 @@ from viarl import vlm
 from viarl.items import Item, write_records
 from viarl.memory import Recent
 from viarl.selection import learned
-from viarl.selection.learned import SelectorPrompts, SelectorSettings, item_draws, select
+from viarl.selection.learned import SelectorPrompts, item_draws, select
 from viarl.selection.picks import GREEDY, SAMPLED, read_picks
 from viarl.stages import select_frames
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.vlm import ModelSettings
 
 TEXTS = ["Name 4 of 12 frames.", 'The question is "Which shape?"', "<think>a</think><index>[1, 2, 3, 4]</index>"]
 SMALL = Size(hidden=32, layers=1, heads=2, key_value_heads=1, mlp=32, vision_hidden=16)
@@ -179,7 +180,7 @@ def test_the_stage_lists_every_item_in_order(
         selected=4,
         number_pixels=13,
         temperature=1.0,
-        selector=SelectorSettings("short", 8),
+        selector=ModelSettings("short", 8),
         device="cpu",
     )
     select_frames.main(settings)

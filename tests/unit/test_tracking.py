@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from viarl import tracking
+from viarl import mlflow_push, tracking
 from viarl.stages import sync_mlflow
 from viarl.tracking import Tracking, read_record
 
@@ -91,9 +91,9 @@ def test_more_points_than_one_batch_takes(settings):
 def test_pushing_again_doubles_nothing_even_when_the_mark_was_lost(settings):
     with tracking.start(settings, params={"a": 1}) as run:
         run.log_metrics({"loss": 1.5}, step=1)
-    assert tracking.push(settings, [settings.record]) == 0  # marked
+    assert mlflow_push.push(settings, [settings.record]) == 0  # marked
     settings.record.with_name(f"{settings.record.name}.pushed").unlink()  # as if killed between push and mark
-    assert tracking.push(settings, [settings.record]) == 1
+    assert mlflow_push.push(settings, [settings.record]) == 1
     (found,) = runs(settings)
     assert history(settings, found, "loss") == [(1, 1.5)]
 
@@ -171,6 +171,19 @@ def test_an_unreachable_server_warns_stops_nothing_and_sync_makes_up_for_it(sett
     assert history(settings, runs(settings)[0], "loss") == [(0, 1.0)]
     sync_mlflow.main(sync_mlflow.Settings(settings))
     assert "0 of 1 records" in capsys.readouterr().err
+
+
+def test_a_stage_that_a_signal_ended_leaves_its_push_to_the_next(settings):
+    with pytest.raises(SystemExit), tracking.start(settings) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        raise SystemExit(143)
+    assert not (settings.root / "mlflow.db").exists()
+    assert read_record(settings.record).status == "KILLED"
+    with tracking.start(settings) as run:  # goes on with the record
+        run.log_metrics({"loss": 2.0}, step=2)
+    (found,) = runs(settings)
+    assert found.info.status == "FINISHED"
+    assert history(settings, found, "loss") == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_deferred_stage_is_pushed_by_the_next_one(settings):

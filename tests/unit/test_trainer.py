@@ -3,26 +3,20 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from small_selector import ITEMS, RandomPrompts, save_start
 from trl import GRPOTrainer
 
 from viarl.answer.answerer import Reply
 from viarl.checkpoints import save_model
-from viarl.items import Item
-from viarl.prompts import selector_messages
 from viarl.rl import attention
 from viarl.rl.config import Lora, SelectorTask, Training
 from viarl.rl.data import training_order
 from viarl.rl.hooks import check_trl
-from viarl.rl.prefix import Group, shared_log_probs
 from viarl.rl.trainer import SelectorTrainer
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, load_model, load_processor, with_features
+from viarl.vlm import load_model, load_processor
 
-REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
-TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3
 TRAINING = Training(
     algorithm="reinforce++",
     steps=3,
@@ -35,24 +29,6 @@ TRAINING = Training(
 TASK = SelectorTask(TRAINING, selected=2, max_new_tokens=20, length_range=(2, 15), seed=3)
 
 
-class RandomPrompts:
-    """Prompts on random frames, features by the model's own tower."""
-
-    def __init__(self, model, processor, pixels=False):
-        self.model, self.encoder, self.pixels = model, Encoder(model, processor), pixels
-
-    def count(self, item):
-        return 6
-
-    def prompts(self, items):
-        prompts = []
-        for item in items:
-            frames = np.random.default_rng(int(item.id)).integers(0, 255, (6, 28, 28, 3), dtype=np.uint8)
-            pixels, grid = self.encoder.pixels(frames)
-            prompts.append(self.encoder.prompt(selector_messages("short", item.question, 6, 2), pixels, grid))
-        return prompts if self.pixels else with_features(self.model, prompts)
-
-
 class Oracle:
     """Answers A whenever an even number of frames was asked for."""
 
@@ -60,29 +36,10 @@ class Oracle:
         return [Reply("", "A" if sum(request.frames) % 2 == 0 else "B") for request in requests]
 
 
-ITEMS = [Item(str(n), f"v{n}", f"Which of {n}?", ("x", "y"), "A", evidence=((0.0, 1.0),)) for n in range(7)]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A folder with an untrained model and its processor."""
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer(TEXTS, 10)
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer, Size(hidden=32, layers=2, mlp=64, vision_hidden=32))
-    # a few supervised steps, so that some completions earn something and others do not
-    prompts = RandomPrompts(model, processor).prompts(ITEMS[:4])
-    replies = [torch.tensor(tokenizer(REPLY.format(n % 6, n // 2))["input_ids"]) for n in range(12)]
-    groups = [Group(prompt, tuple(replies[3 * n : 3 * n + 3])) for n, prompt in enumerate(prompts)]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(25):
-        optimiser.zero_grad()
-        (-shared_log_probs(model, groups, pad=0).log_probs.sum() / 100).backward()
-        optimiser.step()
-    folder = tmp_path_factory.mktemp("start")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    """A folder with a model that writes some valid lists."""
+    return save_start(tmp_path_factory.mktemp("start"))
 
 
 def make(start, folder, task=TASK, callbacks=(), pixels=False):

@@ -2,32 +2,34 @@
 
 A training stage keeps `transformers.Trainer` checkpoints in a folder of its own that no rule declares. The folder holds
 the identity of the training (settings and hashes of the inputs); checkpoints of another identity are never resumed.
-A checkpoint counts only with its marker, written after all its files are on disk, and older ones go after that.
+A checkpoint counts only with its marker, written after all its files are on disk, and older ones go after that. One
+process at a time has the folder, and with it the right to write the model (viarl.lock).
 
-    checkpoints = Checkpoints(folder, identity({"seed": 1}, {"items": settings.items}))
-    stop = CheckpointCallback(checkpoints)
-    trainer = SomeTrainer(args=arguments(output_dir=str(folder), save_total_limit=None, ...), callbacks=[stop])
-    trainer.train(resume_from_checkpoint=checkpoints.latest())
-    stop.exit_if_interrupted()
-    save_model(trainer.model, processor, output_folder)
-    checkpoints.remove()
+    with Checkpoints(folder, identity({"seed": 1}, {"items": settings.items})) as checkpoints:
+        resumed = checkpoints.latest()
+        stop = CheckpointCallback(checkpoints)
+        trainer = SomeTrainer(args=arguments(output_dir=str(folder), save_total_limit=None, ...), callbacks=[stop])
+        with stop:
+            trainer.train(resume_from_checkpoint=resumed)
+        checkpoints.finish(trainer, processor, output_folder)
 """
 
 import os
-import select
 import shutil
 import signal
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from viarl.files import read_json, sha256_file, sha256_json, write_json
-from viarl.tracking import flatten
+from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
+from viarl.flatten import flatten
+from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
+from viarl.progress import leave_broken_pipes, say
 
 IDENTITY = "identity.json"
 MARKER = "complete.json"
@@ -54,6 +56,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path, identity: Mapping[str, str], keep: int = 1) -> None:
         self.folder, self.identity, self.keep = folder, dict(identity), keep
+        self.lock = FolderLock(folder)
+        self.first = int(os.environ.get("RANK", "0")) == 0  # of several processes (torchrun), one writes
+
+    def __enter__(self) -> Self:
+        if self.first:
+            self.lock.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.first:
+            self.lock.__exit__(*error)
 
     def latest(self) -> Path | None:
         """Return the newest complete checkpoint, None at a fresh start; broken ones are removed.
@@ -71,26 +84,53 @@ class Checkpoints:
                     f"the checkpoints in {self.folder} belong to another training ({changes}); set these back to go on "
                     "with it, or delete that folder to train anew"
                 )
-        write_json(path, self.identity)
-        for folder in self._all():
-            if folder not in complete:
-                shutil.rmtree(folder)
+        if self.first:
+            self.lock.check()
+            write_json(path, self.identity)
+            for folder in self._all():
+                if folder not in complete:
+                    shutil.rmtree(folder)
         return complete[-1] if complete else None
+
+    def note(self, name: str) -> Any:
+        """Return what `keep_note` kept under that name for this very training, None if there is nothing."""
+        path = self.folder / f"{name}.json"
+        kept = read_json(path) if path.exists() else {}
+        return kept.get("value") if kept.get("identity") == sha256_json(self.identity) else None
+
+    def keep_note(self, name: str, value: Any) -> None:
+        """Keep a JSON value that a resumed training would else have to compute again."""
+        if self.first:
+            self.lock.check()
+            write_json(self.folder / f"{name}.json", {"identity": sha256_json(self.identity), "value": value})
 
     def mark_complete(self, checkpoint: Path) -> None:
         """Flush a checkpoint's files to disk, mark it complete, then remove those that are no longer kept."""
         sizes: dict[str, int] = {}
-        for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+        with clear_write_errors(checkpoint):
+            for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+        self.lock.check()
         write_json(checkpoint / MARKER, sizes)
         for old in self._complete()[: -self.keep]:
             shutil.rmtree(old)
 
+    def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> None:
+        """Save the trained model (see `save_model`), then remove the checkpoints."""
+        if trainer.accelerator.is_main_process:
+            self.lock.check()
+            save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, dtype)
+            self.remove()
+
     def remove(self) -> None:
-        """Remove the folder, once the training's result is saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what is in the folder, once the training's result is saved; the lock goes when it is released."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in (LOCK, OWNER, SUCCESSOR):
+                path.unlink(missing_ok=True)
 
     def _all(self) -> list[Path]:
         found = [path for path in self.folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
@@ -111,39 +151,40 @@ def _is_complete(checkpoint: Path) -> bool:
 class CheckpointCallback(TrainerCallback):
     """Marks each checkpoint when it is complete; on SIGTERM or SIGINT saves one after the step and ends the training.
 
-    A second signal kills at once. With several processes, all stop when one was told to.
+    It listens within its `with` block, which ends the process with status 143 (or 130) if a signal ended the training.
+    Clusters send SIGTERM several times, so a second one changes nothing; a second Ctrl-C ends at once. With several
+    processes, all stop when one was told to.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self.interrupted = False  # whether training ended before its last step
-        self.step = 0
-        self._signalled = False
+        self.step = self.last = 0
+        self._signalled: signal.Signals | None = None
+        self._moment = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
-    def exit_if_interrupted(self) -> None:
-        """End the process with status 1 if a signal ended the training; the message says how to go on."""
-        if self.interrupted:
-            raise SystemExit(
-                f"stopped by a signal at step {self.step}; the checkpoint in {self.checkpoints.folder} holds it: "
-                "run the same command again to go on from there"
-            )
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Begin to listen for signals."""
+    def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        return control
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is None and self.step < self.last:
+            say(
+                f"stopped by a signal at step {self.step} of {self.last}; the checkpoint in {self.checkpoints.folder} "
+                "holds it: run the same command again to go on from there"
+            )
+            raise SystemExit(128 + (self._signalled or signal.SIGTERM))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Ask for a checkpoint and the end of training when a signal has come."""
-        self.step = state.global_step
-        if _any_process(self._signalled) and state.global_step < state.max_steps:
-            _leave_broken_pipes()
-            self.interrupted = True
+        """Ask for a checkpoint and the end of training when a signal has come; LockError without the folder's lock."""
+        self.checkpoints.lock.check()
+        self.step, self.last = state.global_step, state.max_steps
+        if _any_process(self._signalled is not None):
+            leave_broken_pipes()
             control.should_save = control.should_training_stop = True
         return control
 
@@ -155,21 +196,47 @@ class CheckpointCallback(TrainerCallback):
             self.checkpoints.mark_complete(self.checkpoints.folder / f"checkpoint-{state.global_step}")
         return control
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Stop listening."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        return control
-
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._signalled = True
-        for known in SIGNALS:
-            signal.signal(known, signal.SIG_DFL)
-        _leave_broken_pipes()
-        name = signal.Signals(number).name
-        print(f"{name}: a checkpoint is saved after this step, then training ends", file=sys.stderr, flush=True)
+        again, now = self._signalled is not None, time.monotonic()
+        if again and number == signal.SIGINT and now - self._moment > 1:  # one Ctrl-C may arrive twice
+            raise KeyboardInterrupt
+        if not again:
+            self._signalled, self._moment = signal.Signals(number), now
+            leave_broken_pipes()
+            say(f"{self._signalled.name}: a checkpoint is saved after this step, then training ends")
+
+
+class ExactResume:
+    """Base of the trainers, before TRL's: checkpoints are written whole or not at all, and restored exactly.
+
+    `adapters`: whether the checkpoints hold adapters, which transformers restores by itself.
+    """
+
+    adapters = False
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trainer: Any = self
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        try:
+            with clear_write_errors(folder):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        except BaseException:
+            if trainer.is_world_process_zero():
+                shutil.rmtree(folder, ignore_errors=True)  # half written; on a full disk it is also in the way
+            raise
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        trainer: Any = self
+        if self.adapters or trainer.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        else:
+            restore_weights(model or trainer.model, Path(resume_from_checkpoint))
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write no card: the checkpoint folder is a working folder."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing."""
 
 
 def _any_process(flag: bool) -> bool:
@@ -179,16 +246,6 @@ def _any_process(flag: bool) -> bool:
     raised = torch.tensor(int(flag), device=device)
     torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
     return bool(raised.item())
-
-
-def _leave_broken_pipes() -> None:
-    """Send output nowhere if its reader is gone: Ctrl-C also ends the `tee` of a job, and a print must not end us."""
-    for descriptor in (1, 2):
-        poll = select.poll()
-        poll.register(descriptor, 0)
-        if any(event & select.POLLERR for _, event in poll.poll(0)):
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), descriptor)
 
 
 def restore_weights(model: Any, checkpoint: Path) -> None:
@@ -210,17 +267,19 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
         model = model.merge_and_unload()
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside = temporary_beside(folder)
+    weights = aside / "model.safetensors"
     try:
-        aside.mkdir(parents=True)
-        model.save_pretrained(aside, max_shard_size="1000GB")
-        processor.save_pretrained(aside)
-        weights = aside / "model.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / weights.name).unlink(missing_ok=True)
-        for file in [*sorted(path for path in aside.iterdir() if path != weights), weights]:
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-            file.replace(folder / file.name)
+        with clear_write_errors(folder):
+            aside.mkdir()
+            model.save_pretrained(aside, max_shard_size="1000GB")
+            processor.save_pretrained(aside)
+            for file in aside.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            folder.mkdir(exist_ok=True)
+            (folder / weights.name).unlink(missing_ok=True)
+            for file in [*sorted(path for path in aside.iterdir() if path != weights), weights]:
+                file.replace(folder / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -78,7 +78,7 @@ class Filter:
         self.answerer, self.cache, self.scores = answerer, cache, scores
         self.selected, self.seed, self.settings = selected, seed, settings
 
-    def reasons(self, items: Sequence[Item], rule: str, progress: bool = False) -> list[str]:
+    def reasons(self, items: Sequence[Item], rule: str) -> list[str]:
         """Return why each item is dropped under a rule, "" where it is kept.
 
         Items that no rule could use (bad video, unknown answer, no options) are dropped under every rule.
@@ -86,7 +86,7 @@ class Filter:
         unusable = [self._unusable(item, rule) for item in items]
         judged = [item for item, reason in zip(items, unusable, strict=True) if not reason]
         judge = {"none": self._none, "blind": self._blind, "contrast": self._contrast, "variance": self._variance}[rule]
-        verdicts = iter(judge(judged, progress))
+        verdicts = iter(judge(judged))
         return [reason or next(verdicts) for reason in unusable]
 
     def _unusable(self, item: Item, rule: str) -> str:
@@ -98,44 +98,43 @@ class Filter:
             return "no similarities"
         return ""
 
-    def _right(self, requests: Sequence[Request], each: int, progress: bool) -> np.ndarray:
+    def _right(self, requests: Sequence[Request], each: int) -> np.ndarray:
         """Return which replies are right, (items, each) bool, for requests that stand in that order."""
-        counter = Progress("answers", len(requests)) if progress else None
-        replies = self.answerer.answer(requests, counter)
+        replies = self.answerer.answer(requests, Progress("answers", len(requests)))
         right = [reply.letter == request.item.answer for reply, request in zip(replies, requests, strict=True)]
         return np.array(right, dtype=bool).reshape(-1, each)
 
-    def _none(self, items: Sequence[Item], progress: bool) -> list[str]:
+    def _none(self, items: Sequence[Item]) -> list[str]:
         return [""] * len(items)
 
-    def _blind(self, items: Sequence[Item], progress: bool) -> list[str]:
+    def _blind(self, items: Sequence[Item]) -> list[str]:
         requests = [Request(rotated(item, shift)) for item in items for shift in range(len(item.options))]
-        right = self._right(requests, 1, progress)[:, 0]
+        right = self._right(requests, 1)[:, 0]
         ends = np.cumsum([len(item.options) for item in items], dtype=int).tolist()
         every = [right[end - len(item.options) : end].all() for item, end in zip(items, ends, strict=True)]
         return ["right without frames" if guessed else "" for guessed in every]
 
-    def _contrast(self, items: Sequence[Item], progress: bool) -> list[str]:
+    def _contrast(self, items: Sequence[Item]) -> list[str]:
         requests = []
         for item in items:
             own = self.scores[item.id]
             top, bottom = clip_topk(own, self.selected), clip_bottomk(own, self.selected)
             requests += [Request(item, tuple(top)), Request(item), Request(item, tuple(bottom))]
         verdicts = []
-        for top, blind, bottom in self._right(requests, 3, progress).tolist():
+        for top, blind, bottom in self._right(requests, 3).tolist():
             keep = (top and not blind) or not bottom
             guessed = "right without frames" if blind else "right with unlike, wrong with like frames"
             verdicts.append("" if keep else guessed)
         return verdicts
 
-    def _variance(self, items: Sequence[Item], progress: bool) -> list[str]:
+    def _variance(self, items: Sequence[Item]) -> list[str]:
         draws = self.settings.draws
         requests = []
         for item in items:
             generator = item_generator(self.seed, item.id)
             count = self.cache.count(item.video)
             requests += [Request(item, tuple(random(count, self.selected, generator))) for _ in range(draws)]
-        right = self._right(requests, draws, progress).sum(1)
+        right = self._right(requests, draws).sum(1)
         never = "never right" if self.settings.drop_never_right else ""
         return ["always right" if hits == draws else never if hits == 0 else "" for hits in right.tolist()]
 

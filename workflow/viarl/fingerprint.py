@@ -4,7 +4,7 @@ Snakemake does not see the modules that a stage imports. `fingerprint("viarl.sta
 import closure: the module, the modules of this package that it imports (anywhere, also inside functions), the packages
 that hold them, and so on. Of each it hashes the syntax tree without docstrings; comments and formatting are no part of
 the tree. Modules found at run time only, by a computed name, are not seen: import them by name. Modules that only watch
-(`WATCHERS`: progress lines, MLflow) change no result and are left out, so that better logging never retrains a model.
+(`WATCHERS`: progress lines, tracking) change no result and are left out, so that better logging never retrains a model.
 """
 
 import ast
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "viarl"
-WATCHERS = frozenset({"viarl.progress", "viarl.tracking"})
+WATCHERS = frozenset({"viarl.mlflow_push", "viarl.monitor", "viarl.progress", "viarl.tracking"})
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -16,9 +16,25 @@ import torch
 from transformers import AutoProcessor, DynamicCache, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from viarl.progress import say
+
 FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; fixes the temporal spacing of positions
 PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a model is asked (keys of the configuration's `selector` and `answerer`).
+
+    `prompt` names its text, `max_new_tokens` is the longest reply, `batch_size` counts questions in a forward pass.
+    """
+
+    prompt: str
+    max_new_tokens: int
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -76,6 +92,7 @@ def load_model(
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
+    say(f"loading {model}")
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
         checkpoint(model), dtype=getattr(torch, dtype), attn_implementation=attention
     )

@@ -19,6 +19,7 @@ from viarl.prompts import answerer_messages, extract_letter
 from viarl.vlm import (
     PATCHES_A_PASS,
     Encoder,
+    ModelSettings,
     Prompt,
     completion_text,
     generate,
@@ -34,17 +35,6 @@ if TYPE_CHECKING:
 BATCHES_A_WINDOW = 8  # batches whose prompts are in memory together, to be sorted by length
 
 Group = tuple[str, tuple[int, ...]]  # a video and the frames that share one temporal patch
-
-
-@dataclass(frozen=True)
-class AnswererSettings:
-    """How the answerer is asked (keys of the configuration's `answerer`)."""
-
-    prompt: str
-    max_new_tokens: int
-    dtype: str = "float32"
-    attention: str = "sdpa"
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -110,6 +100,11 @@ class Answerer:
         self._held: OrderedDict[Group, _Patch] = OrderedDict()
         self._held_bytes, self._keep_bytes = 0, keep_bytes
 
+    @property
+    def window(self) -> int:
+        """Requests whose prompts are in memory together."""
+        return self.batch_size * BATCHES_A_WINDOW
+
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
         """Answer requests in their order; frames are shown in temporal order, whatever their order in the request.
 
@@ -121,9 +116,8 @@ class Answerer:
         order = sorted(new, key=lambda key: (new[key].item.video, key[3], key))
         if progress:
             progress.advance(len(requests) - len(new), "known before")
-        window = self.batch_size * BATCHES_A_WINDOW
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
+        for start in range(0, len(order), self.window):
+            part = order[start : start + self.window]
             self._answer_window({key: new[key] for key in part}, progress)
         return [self._memo[key] for key in keys]
 
@@ -223,7 +217,7 @@ def _key(request: Request) -> tuple[str, str, tuple[str, ...], tuple[int, ...]]:
     return item.id, item.question, item.options, tuple(sorted(request.frames))
 
 
-def load_answerer(model: Path, settings: AnswererSettings, cache: "FrameCache", device: str = "auto") -> Answerer:
+def load_answerer(model: Path, settings: ModelSettings, cache: "FrameCache", device: str = "auto") -> Answerer:
     """Load an answerer (see `load_model`)."""
     loaded = load_model(model, settings.dtype, settings.attention, device)
     processor = load_processor(model)

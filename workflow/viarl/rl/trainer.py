@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
-from viarl.checkpoints import restore_weights
+from viarl.adapters import lora_config
+from viarl.checkpoints import ExactResume
 from viarl.items import Item
 from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
 from viarl.rl.config import SCHEDULES, SelectorTask
 from viarl.rl.data import RolloutSampler, share, training_rows
 from viarl.rl.hooks import check_trl
-from viarl.rl.monitor import StepLog
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
 from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
+from viarl.rl.step_log import StepLog
 from viarl.vlm import completion_text
 
 # Largest difference of log-probabilities between two layouts of the same computation.
@@ -74,7 +74,7 @@ class _WholeRollouts(TrainerCallback):
         return control
 
 
-class SelectorTrainer(GRPOTrainer):
+class SelectorTrainer(ExactResume, GRPOTrainer):
     """Trains a selector on the reward of its completions (see the module).
 
     Args:
@@ -111,6 +111,7 @@ class SelectorTrainer(GRPOTrainer):
             raise ValueError("there is no training question; see the filter's report for why all were dropped")
         self.task, self.items, self.prompts, self.answers, self.recall = task, list(items), prompts, answers, recall
         self.setting = training = task.training
+        self.adapters = task.lora.enabled
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_groups = share(training.prompts_per_step, processes, "processes")
         self.microbatch = training.groups_per_microbatch or self.local_groups
@@ -126,7 +127,7 @@ class SelectorTrainer(GRPOTrainer):
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=processor,
             callbacks=[*callbacks, _WholeRollouts(training.updates_per_rollout)],
-            peft_config=_lora(task) if task.lora.enabled else None,
+            peft_config=lora_config(task.lora) if task.lora.enabled else None,
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)
@@ -359,31 +360,6 @@ class SelectorTrainer(GRPOTrainer):
         if "loss" in logs:
             logs |= self.step_log.flush(sum(self._metrics["train"]["step_time"]), rest="update")
         super().log(logs, start_time)
-
-    # --- resume and the network ------------------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the weights; the inherited way leaves a fully tuned Qwen2.5-VL as it was, with a warning only."""
-        if self.task.lora.enabled or self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            restore_weights(self.model, Path(resume_from_checkpoint))
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write no card beside checkpoints."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing."""
-
-
-def _lora(task: SelectorTask) -> LoraConfig:
-    linear = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
-    return LoraConfig(
-        r=task.lora.rank,
-        lora_alpha=task.lora.alpha,
-        target_modules=rf".*language_model.*\.({linear})",  # not the vision tower
-        task_type="CAUSAL_LM",
-    )
 
 
 def _unused_reward(**_: Any) -> list[float]:

@@ -23,6 +23,7 @@ from viarl.prompts import Selection, parse_selection, selector_messages
 from viarl.vlm import (
     PATCHES_A_PASS,
     Encoder,
+    ModelSettings,
     Prompt,
     completion_text,
     generate,
@@ -34,17 +35,6 @@ from viarl.vlm import (
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
-
-
-@dataclass(frozen=True)
-class SelectorSettings:
-    """How the selector is asked (keys of the configuration's `selector`); `batch_size` questions in a forward pass."""
-
-    prompt: str
-    max_new_tokens: int
-    dtype: str = "float32"
-    attention: str = "sdpa"
-    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -166,7 +156,7 @@ class SelectorPrompts:
 
 def load_selector(
     source: Path,
-    settings: SelectorSettings,
+    settings: ModelSettings,
     cache: "FrameCache",
     selected: int,
     device: str = "auto",

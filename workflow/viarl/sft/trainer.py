@@ -2,10 +2,9 @@
 
 Changed: batches come whole from `viarl.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed training
 sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's weights
-are restored exactly (see `restore_weights`).
+are written whole and restored exactly (see `ExactResume`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl import SFTConfig, SFTTrainer
 
 from viarl.adapters import lora_config
-from viarl.checkpoints import restore_weights
-from viarl.progress import Progress
+from viarl.checkpoints import ExactResume
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
-from viarl.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def arguments(tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: to
     return config
 
 
-class AnswererTrainer(SFTTrainer):
+class AnswererTrainer(ExactResume, SFTTrainer):
     """TRL's SFTTrainer on the batches of a `Collator`.
 
     Args:
@@ -136,10 +133,8 @@ class AnswererTrainer(SFTTrainer):
             callbacks=list(callbacks),
             peft_config=lora_config(lora, tuning.train_vision) if lora.enabled else None,
         )
-        self._lora = lora.enabled
-        # TRL announces these callbacks' own progress bars and prints every log line; `ReportSteps` speaks instead
-        for talker in [one for one in self.callback_handler.callbacks if type(one).__name__ == "PrinterCallback"]:
-            self.remove_callback(talker)
+        self.adapters = lora.enabled
+        self.remove_callback(PrinterCallback)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -148,54 +143,11 @@ class AnswererTrainer(SFTTrainer):
         if "video_features" in inputs:
             video = BaseModelOutputWithPooling(pooler_output=inputs.pop("video_features"))
             inputs["mm_encoder_outputs"] = {"video": video}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._lora:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            restore_weights(model or self.model, Path(resume_from_checkpoint))
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no card: the checkpoint folder is a working folder."""
-
-    def _send_telemetry(self) -> None:
-        """Send nothing."""
-
-
-class ReportSteps(TrainerCallback):
-    """Logs each step's metrics to the tracking and to the progress line; a loss that is no number ends the training."""
-
-    def __init__(self, run: Run, what: str) -> None:
-        self.run, self.what = run, what
-        self._progress: Progress | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Begin to count, after a resumption with what is left."""
-        self._progress = Progress(self.what, state.max_steps - state.global_step)
-        return control
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> TrainerControl:
-        """Log one step."""
-        if logs is None or "loss" not in logs or not state.is_world_process_zero:
-            return control
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"the loss of step {state.global_step} is {loss}: lower the learning rate ({args.learning_rate}) or "
-                "use dtype float32"
+                f"the loss of step {self.state.global_step + 1} is {float(loss)}: lower answerer.tuning.learning_rate "
+                f"({self.args.learning_rate}) or set answerer.dtype to float32"
             )
-        names = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
-        self.run.log_metrics({f"tuning/{name}": float(logs[name]) for name in names if name in logs}, state.global_step)
-        if self._progress:
-            self._progress.advance(note=f"loss {loss:.4f}")
-        return control
+        return result

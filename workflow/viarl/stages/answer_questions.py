@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import AnswererSettings, Reply, Request, load_answerer
+from viarl.answer.answerer import Reply, Request, load_answerer
 from viarl.files import atomic_path
 from viarl.items import LETTERS, Item, Video, read_items, read_videos
 from viarl.progress import Progress
@@ -14,6 +14,7 @@ from viarl.selection.picks import Pick, read_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
+from viarl.vlm import ModelSettings
 
 COLUMNS = ("id", "video", "question", "answer", "answer_text", "reply", "times_s", "frames", "thinking", "problem")
 
@@ -37,7 +38,7 @@ class Settings:
     selected: Path
     answerer_model: Path
     output: Path
-    answerer: AnswererSettings
+    answerer: ModelSettings
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 

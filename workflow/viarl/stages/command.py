@@ -8,14 +8,19 @@ tracking. That one may hold more than a stage has fields for.
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
+import signal
 import sys
 import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from viarl.files import NO_SPACE
+from viarl.progress import leave_broken_pipes, say
 
 T = TypeVar("T")
 RUNTIME_VARIABLE = "VIARL_RUNTIME"
@@ -99,11 +104,43 @@ def parse(settings_class: type[T], arguments: list[str]) -> T:
 
 
 def run(settings_class: type[T], main: Callable[[T], None]) -> None:
-    """Parse the command line and run a stage; expected errors end as one line on stderr and exit status 1."""
+    """Parse the command line and run a stage; expected errors end as one line on stderr and exit status 1.
+
+    SIGTERM ends a stage as an exception would, with status 143: files that are half written and locks are removed.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         main(parse(settings_class, sys.argv[1:]))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("VIARL_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {_explained(error)}")
         sys.exit(1)
+
+
+def _terminated(number: int, _: types.FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # clusters send it several times; what remains to do is short
+    leave_broken_pipes()
+    say("SIGTERM: stopped; run the same command again to go on")
+    raise SystemExit(128 + number)
+
+
+def _explained(error: Exception) -> str:
+    """Return an error as one line that names the file and the remedy, if the operating system's own does not."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno is None or error.strerror is None:
+        return " ".join(str(error).split())
+    where = error.filename if error.filename is not None else "a file"
+    if error.errno in NO_SPACE:
+        reason, remedy = (
+            "no space is left for it, or the quota is used up",
+            "free some, then run this again",
+        )
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason, remedy = "permission denied", "give this user the right to read and write there, or change the path"
+    elif error.errno == errno.ENOENT:
+        reason, remedy = "does not exist", "check the path, or make the file again with its rule"
+    else:
+        reason, remedy = error.strerror, "check the path and its file system"
+    return f"{where}: {reason}; {remedy}"

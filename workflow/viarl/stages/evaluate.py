@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import AnswererSettings, load_answerer
+from viarl.answer.answerer import load_answerer
 from viarl.clip.scores import read_scores
 from viarl.evaluate.rows import write_rows
 from viarl.evaluate.selectors import LEARNED, Sources, choose, evaluate
@@ -13,6 +13,7 @@ from viarl.selection.picks import read_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
+from viarl.vlm import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Settings:
     benchmark: str
     cycle: int
     selected: int
-    answerer: AnswererSettings
+    answerer: ModelSettings
     evaluation: EvaluationSettings
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)

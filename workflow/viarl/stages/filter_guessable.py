@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import AnswererSettings, load_answerer
+from viarl.answer.answerer import load_answerer
 from viarl.clip.scores import read_scores
 from viarl.files import write_json
 from viarl.filtering import Filter, FilterSettings
@@ -12,6 +12,7 @@ from viarl.items import read_items, write_records
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
+from viarl.vlm import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Settings:
     seed: int
     selected: int
     filter: FilterSettings
-    answerer: AnswererSettings
+    answerer: ModelSettings
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -40,7 +41,7 @@ def main(settings: Settings) -> None:
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
     params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
     with tracking.start(settings.tracking, params) as run_:
-        reasons = judge.reasons(items, settings.filter.rule, progress=True)
+        reasons = judge.reasons(items, settings.filter.rule)
         card = judge.data_card(items, reasons)
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]
         if not kept:

@@ -7,12 +7,13 @@ from pathlib import Path
 from viarl import tracking
 from viarl.items import Item, read_items
 from viarl.progress import Progress
-from viarl.selection.learned import SelectorSettings, load_selector, select
+from viarl.selection.learned import load_selector, select
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
+from viarl.vlm import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Settings:
     selected: int
     number_pixels: int
     temperature: float | None
-    selector: SelectorSettings
+    selector: ModelSettings
     features: Path | None = None
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from viarl import tracking
+from viarl import mlflow_push, tracking
 from viarl.stages.command import run
 
 
@@ -18,7 +18,7 @@ def main(settings: Settings) -> None:
     """Push all records below the results root; ValueError when MLflow cannot be reached (nothing is lost then)."""
     records = tracking.records(settings.tracking.root)
     try:
-        pushed = tracking.push(settings.tracking, records)
+        pushed = mlflow_push.push(settings.tracking, records)
     except Exception as error:  # whatever MLflow, SQLAlchemy or urllib3 raise
         raise ValueError(
             f"MLflow at {settings.tracking.destination} took no records ({error}); they are kept in "

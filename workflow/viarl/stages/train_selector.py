@@ -8,26 +8,27 @@ from pathlib import Path
 import torch
 
 from viarl import tracking
-from viarl.answer.answerer import AnswererSettings, load_answerer
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, save_model
+from viarl.answer.answerer import load_answerer
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
 from viarl.items import Item, read_items
+from viarl.monitor import Monitor
 from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
 from viarl.rl.hooks import quiet_libraries
-from viarl.rl.monitor import Monitor
 from viarl.rl.reward import RecallOf
 from viarl.rl.rollout import PixelPrompts
 from viarl.rl.trainer import SelectorTrainer
-from viarl.selection.learned import SelectorSettings, load_selector
+from viarl.selection.learned import load_selector
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
+from viarl.vlm import ModelSettings
 
 SHOWN = ("reward/total", "valid_rate", "answer_accuracy", "kl", "entropy")
 
 
 @dataclass(frozen=True)
-class TrainedSelector(SelectorSettings):
+class TrainedSelector(ModelSettings):
     """How the selector is asked, which completion lengths earn a reward, and whether adapters are trained."""
 
     length_range: tuple[int, ...] = (80, 512)
@@ -61,7 +62,7 @@ class Settings:
     number_pixels: int
     selector: TrainedSelector
     training: Training
-    answerer: AnswererSettings
+    answerer: ModelSettings
     reward: RewardWeights
     features: Path | None = None
     device: str = "auto"
@@ -95,22 +96,24 @@ def main(settings: Settings) -> None:
     """Train and save; a run that was stopped goes on from its last checkpoint."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    folder = settings.output.parent
-    known = known_settings(settings)
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
     for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
         files[f"{role} weights"] = sorted(model_folder.glob("*.safetensors")) if model_folder.is_dir() else []
-    checkpoints = Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files), keep=2)
-    resumed = checkpoints.latest()
+    known, folder = identity(known_settings(settings), files), settings.output.parent
+    with Checkpoints(folder.parent / "checkpoints" / folder.name, known, keep=2) as checkpoints:
+        train(settings, checkpoints)
 
+
+def train(settings: Settings, checkpoints: Checkpoints) -> None:
+    """Train from the last checkpoint on, save the model, remove the checkpoints."""
+    resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
     usable = trainable(items := read_items(settings.items), cache)
     # full training needs float32 weights: steps of 4e-7 are lost in bfloat16, in which the forward still runs
     dtype = settings.selector.dtype if settings.selector.lora.enabled else "float32"
-    asked = replace(settings.selector, dtype=dtype)
-    model, prompts = load_selector(
-        settings.selector_model, asked, cache, settings.selected, settings.device, settings.features
-    )
+    how = replace(settings.selector, dtype=dtype)
+    start = settings.selector_model
+    model, prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
     task = SelectorTask(
         training=settings.training,
@@ -122,7 +125,7 @@ def main(settings: Settings) -> None:
         dtype=settings.selector.dtype,
         seed=settings.seed + 7919 * settings.cycle,  # cycles of one seed draw differently
     )
-    with tracking.start(settings.tracking, known) as run_:
+    with tracking.start(settings.tracking, known_settings(settings)) as run_:
         run_.log_metrics({"items": len(items), "trained_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
@@ -138,12 +141,9 @@ def main(settings: Settings) -> None:
             [stop, Monitor("steps of selector training", run_, SHOWN)],
             RecallOf(cache),
         )
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        stop.exit_if_interrupted()
-        if trainer.accelerator.is_main_process:
-            trained = trainer.accelerator.unwrap_model(trainer.model)
-            save_model(trained, prompts.processor, folder, settings.selector.dtype)
-            checkpoints.remove()
+        with stop:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        checkpoints.finish(trainer, prompts.processor, settings.output.parent, settings.selector.dtype)
 
 
 if __name__ == "__main__":

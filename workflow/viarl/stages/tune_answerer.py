@@ -3,34 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from viarl import tracking
-from viarl.answer.answerer import Answerer, Request
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, save_model
+from viarl.answer.answerer import Answerer
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
 from viarl.items import Item, read_items
-from viarl.progress import Progress
+from viarl.monitor import Monitor
 from viarl.rl.config import Lora
+from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
 from viarl.sft.dataset import Collator, Example, target_text
-from viarl.sft.trainer import AnswererTrainer, ReportSteps, Tuning, arguments
+from viarl.sft.replies import replies_before
+from viarl.sft.trainer import AnswererTrainer, Tuning, arguments
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
-from viarl.vlm import Encoder, load_model, load_processor, resolve_device
+from viarl.vlm import Encoder, ModelSettings, load_model, load_processor, resolve_device
+
+LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
 
 
 @dataclass(frozen=True)
-class TunedAnswerer:
+class TunedAnswerer(ModelSettings):
     """How the answerer is asked, and how it is tuned (keys of the configuration's `answerer`)."""
 
-    prompt: str
-    max_new_tokens: int
-    tuning: Tuning
+    tuning: Tuning = field(kw_only=True)
     lora: Lora = field(default_factory=Lora)
-    dtype: str = "float32"
-    attention: str = "sdpa"
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -68,32 +66,12 @@ def tunable(items: Sequence[Item], picks: dict[str, Pick], source: Path) -> list
     return usable
 
 
-def examples_of(
-    answerer: TunedAnswerer,
-    usable: Sequence[tuple[Item, tuple[int, ...]]],
-    model: Any,
-    processor: Any,
-    cache: FrameCache,
-) -> list[Example]:
-    """Return the training examples; the untuned answerer is asked first where its own words are part of the target."""
-    replies = [""] * len(usable)
-    if answerer.tuning.target == "restated_text_letter":
-        asked = Answerer(model, processor, cache, answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
-        requests = [Request(item, frames) for item, frames in usable]
-        progress = Progress("replies before tuning", len(requests))
-        replies = [reply.text for reply in asked.answer(requests, progress)]
-    return [
-        Example(item, frames, target_text(answerer.tuning.target, item, reply))
-        for (item, frames), reply in zip(usable, replies, strict=True)
-    ]
-
-
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
-    answerer, tuning = settings.answerer, settings.answerer.tuning
-    folder = settings.output.parent
-    start = settings.answerer_model if settings.answerer_model.is_dir() else str(settings.answerer_model)
-    same_result = replace(tuning, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
+    quiet_libraries()
+    answerer, folder = settings.answerer, settings.output.parent
+    same_result = replace(answerer.tuning, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
+    start = settings.answerer_model
     known = {
         "seed": settings.seed,
         "answerer": {**asdict(answerer), "tuning": asdict(same_result), "batch_size": 0, "start": str(start)},
@@ -102,11 +80,16 @@ def main(settings: Settings) -> None:
         "items": settings.items,
         "frames": settings.manifests,
         "picks": settings.selected,
-        "weights": [] if isinstance(start, str) else sorted(start.glob("*.safetensors")),
+        "weights": sorted(start.glob("*.safetensors")) if start.is_dir() else [],
     }
-    checkpoints = Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files))
-    resumed = checkpoints.latest()
+    with Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files)) as checkpoints:
+        tune(settings, checkpoints)
 
+
+def tune(settings: Settings, checkpoints: Checkpoints) -> None:
+    """Tune from the last checkpoint on, save the model, remove the checkpoints."""
+    answerer, tuning, start = settings.answerer, settings.answerer.tuning, settings.answerer_model
+    resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests)
     usable = tunable(items := read_items(settings.items), read_picks(settings.selected), settings.selected)
     # full tuning needs float32 weights: steps of 1e-6 are lost in bfloat16, in which the forward still runs
@@ -117,7 +100,14 @@ def main(settings: Settings) -> None:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
-        examples = examples_of(answerer, usable, model, processor, cache)
+        replies = [""] * len(usable)
+        if tuning.target == "restated_text_letter":  # its own words are part of the target
+            asked = Answerer(model, processor, cache, answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
+            replies = replies_before(asked, usable, checkpoints)
+        examples = [
+            Example(item, frames, target_text(tuning.target, item, reply))
+            for (item, frames), reply in zip(usable, replies, strict=True)
+        ]
         frozen = None if tuning.train_vision else model
         stop = CheckpointCallback(checkpoints)
         trainer = AnswererTrainer(
@@ -133,13 +123,11 @@ def main(settings: Settings) -> None:
                 dtype=answerer.dtype,
                 device=resolve_device(settings.device),
             ),
-            [stop, ReportSteps(run_, "steps of tuning")],
+            [stop, Monitor("steps of tuning", run_, ("loss",), "tuning/", LOGGED)],
         )
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        stop.exit_if_interrupted()
-        if trainer.accelerator.is_main_process:
-            save_model(trainer.model, processor, folder, answerer.dtype)
-            checkpoints.remove()
+        with stop:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        checkpoints.finish(trainer, processor, settings.output.parent, answerer.dtype)
 
 
 if __name__ == "__main__":

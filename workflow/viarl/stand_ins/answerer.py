@@ -270,7 +270,6 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     held_out = film(seed, recipe.held_out, settings.candidates, HELD_OUT_STREAM)
     unseen = Examples(model, encoder, held_out, resized(held_out, settings.answerer_pixels), settings.answerer_prompt)
     measured = measure(model, processor, unseen, recipe, selected, seed)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
     save_model(model, processor, folder)
     return measured

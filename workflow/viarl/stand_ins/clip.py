@@ -140,7 +140,6 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     """Train the stand-in, write its folder (the weights last), and return its measured recall on held-out scenes."""
     recipe = scaled_recipe(settings)
     pixels, seed = settings.selector_pixels, settings.seed
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG_FILE, model_config(pixels))
     torch.manual_seed(seed)
     name = f"local-dir:{folder.resolve()}"

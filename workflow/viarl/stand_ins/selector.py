@@ -289,7 +289,6 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     measured |= {"greedy": measure(test_room, test, 0.0), "sampled": measure(test_room, test, 1.0)}
 
     model.requires_grad_(True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
     save_model(model.eval(), processor, folder)
     return {f"{when}_{name}": value for when, found in measured.items() for name, value in found.items()}

@@ -1,0 +1,55 @@
+"""A tiny selector that writes some valid lists, and prompts on random frames."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from viarl.items import Item
+from viarl.prompts import selector_messages
+from viarl.rl.prefix import Group, shared_log_probs
+from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.vlm import Encoder, with_features
+
+REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
+TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3
+ITEMS = [Item(str(n), f"v{n}", f"Which of {n}?", ("x", "y"), "A", evidence=((0.0, 1.0),)) for n in range(7)]
+
+
+class RandomPrompts:
+    """Prompts on random frames, features by the model's own tower."""
+
+    def __init__(self, model: Any, processor: Any, pixels: bool = False) -> None:
+        self.model, self.encoder, self.pixels = model, Encoder(model, processor), pixels
+
+    def count(self, item: Item) -> int:
+        return 6
+
+    def prompts(self, items: list[Item]) -> list[Any]:
+        prompts = []
+        for item in items:
+            frames = np.random.default_rng(int(item.id)).integers(0, 255, (6, 28, 28, 3), dtype=np.uint8)
+            pixels, grid = self.encoder.pixels(frames)
+            prompts.append(self.encoder.prompt(selector_messages("short", item.question, 6, 2), pixels, grid))
+        return prompts if self.pixels else with_features(self.model, prompts)
+
+
+def save_start(folder: Path) -> Path:
+    """Write a model and its processor to a folder and return it."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(TEXTS, 10)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, Size(hidden=32, layers=2, mlp=64, vision_hidden=32))
+    # a few supervised steps, so that some completions earn something and others do not
+    prompts = RandomPrompts(model, processor).prompts(ITEMS[:4])
+    replies = [torch.tensor(tokenizer(REPLY.format(n % 6, n // 2))["input_ids"]) for n in range(12)]
+    groups = [Group(prompt, tuple(replies[3 * n : 3 * n + 3])) for n, prompt in enumerate(prompts)]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(25):
+        optimiser.zero_grad()
+        (-shared_log_probs(model, groups, pad=0).log_probs.sum() / 100).backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
