@@ -161,7 +161,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "answerer":
         settings = request.getfixturevalue("answerer_settings")
         monkeypatch.setattr(tune_answerer, "FrameCache", lambda manifests: MemoryCache({"v0": 4, "v1": 5, "v2": 3}))
-        return lambda name: Job(tune_answerer, "AnswererTrainer", settings, tmp_path / name)
+        return lambda name: Job(tune_answerer, "SupervisedTrainer", settings, tmp_path / name)
     settings = request.getfixturevalue("selector_settings")
     if "two" in request.param:
         settings = replace(settings, training=replace(settings.training, updates_per_rollout=2, save_every=1))

@@ -19,8 +19,8 @@ from viarl.items import write_records
 from viarl.prompts import answerer_messages
 from viarl.rl.config import Lora
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
-from viarl.sft.dataset import IGNORED, Collator, Example, restated, schedule, target_text
-from viarl.sft.trainer import AnswererTrainer, Tuning
+from viarl.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, schedule, target_text
+from viarl.sft.trainer import SupervisedTrainer, Tuning
 from viarl.stages import tune_answerer
 from viarl.stages.tune_answerer import Settings, TunedAnswerer
 from viarl.tracking import Tracking, read_record
@@ -111,7 +111,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
     assert (difference(base, straight, "visual") > 0) == (variant == "vision")
     whole = losses(settings)
 
-    class Signalled(AnswererTrainer):
+    class Signalled(SupervisedTrainer):
         def train(self, **options: Any) -> Any:
             self.add_callback(SignalAt(2))
             return super().train(**options)
@@ -120,7 +120,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
         monkeypatch.context() as patch,
         pytest.raises(SystemExit, match="143"),
     ):
-        patch.setattr(tune_answerer, "AnswererTrainer", Signalled)
+        patch.setattr(tune_answerer, "SupervisedTrainer", Signalled)
         run(settings, "stopped")
     assert re.search(r"SIGTERM(.|\n)*by a signal at step 3 of 6.*the same command again", capsys.readouterr().err)
     folder = settings.output.parents[2] / "stopped"
@@ -152,7 +152,7 @@ def test_labels_get_the_probabilities_that_generation_gives_them() -> None:
     model, processor = model_and_processor()
     cache, encoder = MemoryCache(COUNTS), Encoder(model, processor)
     examples = [Example(own, (0, 2, 3), f"{own.options[number % 4]} B") for number, own in enumerate(ITEMS)]
-    collator = Collator(encoder, cache, "short", examples, model)
+    collator = Collator(processor.tokenizer, examples, AnswererPrompts(encoder, cache, "short", model))
     batch = collator([{"row": row} for row in range(len(examples))])
     features = BaseModelOutputWithPooling(pooler_output=batch.pop("video_features"))
     labels = batch.pop("labels")

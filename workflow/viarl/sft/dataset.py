@@ -1,11 +1,11 @@
-"""What the answerer is tuned on: the questions, the frames that the selector picked, and the right reply.
+"""What a model is tuned on: questions, their prompts, and the right replies.
 
-The prompt is the one the answerer is asked with (viarl.answer.answerer), and the reply's positions go on from the
-prompt's largest one, as in generation. The loss is on the reply alone.
+The answerer's prompt is the one it is asked with (viarl.answer.answerer), with the frames that the selector picked. A
+reply's positions go on from its prompt's largest one, as in generation. The loss is on the reply alone.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ IGNORED = -100  # label of a token outside the loss
 
 @dataclass(frozen=True)
 class Example:
-    """One training example; `frames` are candidate frames in temporal order."""
+    """One training example; `frames`, in temporal order, are what the answerer sees or what the selector is to name."""
 
     item: Item
     frames: tuple[int, ...]
@@ -79,64 +79,82 @@ class Collator:
     """Turns rows {"row": index of an example} into a batch for the trainer.
 
     The batch: input_ids, attention_mask, labels (B, T), padded on the right; position_ids (3, B, T); and the videos:
-    `video_features`, one (video_tokens, D) an example, from the frozen tower of `model`; or, without a model,
-    pixel_values_videos and video_grid_thw, for a tower that is tuned too.
+    `video_features`, one (video_tokens, D) an example, where prompts come with features, for a frozen vision tower; or
+    pixel_values_videos and video_grid_thw, for one that is tuned too.
 
     Args:
-        encoder: of the answerer.
-        cache: the frames.
-        template: name of the answerer's prompt text.
+        tokenizer: of the model.
         examples: what the rows point to.
-        model: whose vision tower is frozen; None if it is not.
-        keep_bytes: memory for features; the longest unused leave first.
+        prompts: returns the prompts of some examples, all with features or all with pixels.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        cache: "FrameCache",
-        template: str,
-        examples: Sequence[Example],
-        model: Any = None,
-        keep_bytes: int = 2 << 30,
+        self, tokenizer: Any, examples: Sequence[Example], prompts: Callable[[Sequence[Example]], list[Prompt]]
     ) -> None:
-        self.encoder, self.cache, self.template = encoder, cache, template
-        self.examples, self.model = examples, model
-        self._features: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(keep_bytes)
+        self.tokenizer, self.examples, self.prompts = tokenizer, examples, prompts
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """Return the batch of some rows."""
         examples = [self.examples[row["row"]] for row in rows]
-        batch: dict[str, Any] = {}
-        if self.model is None:
-            videos = [self._pixels(example) for example in examples]
-            batch["pixel_values_videos"] = torch.cat([pixels for pixels, _ in videos])
-            batch["video_grid_thw"] = torch.stack([grid for _, grid in videos])
-        else:
-            videos = self._frozen(examples)
-            batch["video_features"] = [features for features, _ in videos]
-        tokenizer = self.encoder.tokenizer
+        prompts, tokenizer = self.prompts(examples), self.tokenizer
         ids, labels, positions = [], [], []
-        for example, (_, grid) in zip(examples, videos, strict=True):
-            prompt = self._prompt(example, grid)
+        for example, prompt in zip(examples, prompts, strict=True):
             target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
             reply = torch.tensor(target)
             after = (prompt.next_position + torch.arange(len(target)))[None].expand(3, -1)
             ids.append(torch.cat([prompt.input_ids, reply]))
             labels.append(torch.cat([torch.full_like(prompt.input_ids, IGNORED), reply]))
             positions.append(torch.cat([prompt.positions, after], 1).T)  # (T, 3), as padding is along the first axis
-        return batch | {
+        return _videos(prompts) | {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
             "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         }
 
-    def _prompt(self, example: Example, grid: torch.Tensor) -> Prompt:
-        item = example.item
-        return self.encoder.prompt(
-            answerer_messages(self.template, item.question, item.options, frames=True), grid=grid
-        )
+
+def _videos(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return the part of a batch that holds the videos; ValueError for a prompt without one."""
+    features = [prompt.features for prompt in prompts if prompt.features is not None]
+    if len(features) == len(prompts):
+        return {"video_features": features}
+    pixels = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
+    grids = [prompt.grid for prompt in prompts if prompt.grid is not None]
+    if not len(pixels) == len(grids) == len(prompts):
+        raise ValueError("the prompts of a batch need a video each, all with features or all with pixels")
+    return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.stack(grids)}
+
+
+class AnswererPrompts:
+    """The answerer's prompts for a `Collator`.
+
+    Args:
+        encoder: of the answerer.
+        cache: the frames.
+        template: name of the prompt text.
+        model: whose vision tower is frozen: prompts come with its features; None if it is tuned: with pixels.
+        keep_bytes: memory for features; the longest unused leave first.
+    """
+
+    def __init__(
+        self, encoder: Encoder, cache: "FrameCache", template: str, model: Any = None, keep_bytes: int = 2 << 30
+    ) -> None:
+        self.encoder, self.cache, self.template, self.model = encoder, cache, template, model
+        self._features: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(keep_bytes)
+
+    def __call__(self, examples: Sequence[Example]) -> list[Prompt]:
+        """Return one prompt an example."""
+        videos = [self._pixels(example) for example in examples] if self.model is None else self._frozen(examples)
+        prompts = []
+        for example, (video, grid) in zip(examples, videos, strict=True):
+            item = example.item
+            messages = answerer_messages(self.template, item.question, item.options, frames=True)
+            prompts.append(
+                self.encoder.prompt(messages, video, grid)
+                if self.model is None
+                else self.encoder.prompt(messages, grid=grid, features=video)
+            )
+        return prompts
 
     def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
         return self.encoder.pixels(self.cache.answerer_frames(example.item.video, example.frames))

@@ -1,4 +1,4 @@
-"""Supervised tuning of the answerer with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
+"""Supervised tuning of answerer and selector with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
 
 Changed: batches come whole from `viarl.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed training
 sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's weights
@@ -6,9 +6,9 @@ are written whole and restored exactly (see `ExactResume`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from datasets import Dataset
@@ -23,13 +23,16 @@ from viarl.sft.dataset import TARGETS, Collator, schedule
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """Hyperparameters of the tuning (keys of the configuration's `answerer.tuning`).
+class Supervised:
+    """Hyperparameters of a supervised tuning.
 
     `micro_batch_size` questions are in one forward pass of one process (0: the whole batch); it and
     `gradient_checkpointing` save memory and change a result by rounding only. `save_every` counts the steps between
     resumable checkpoints.
     """
+
+    section = ""  # of the configuration
+    train_vision = False
 
     steps: int
     batch_size: int
@@ -38,33 +41,48 @@ class Tuning:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 20.0
-    train_vision: bool = False
-    target: str = "letter"
     micro_batch_size: int = 0
     gradient_checkpointing: bool = False
     save_every: int = 20
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"answerer.tuning.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
-        if self.target not in TARGETS:
-            raise ValueError(f"answerer.tuning.target {self.target!r} must be one of {list(TARGETS)}")
+            raise ValueError(f"{self.section}.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
         for name in ("steps", "batch_size", "save_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"answerer.tuning.{name} {getattr(self, name)} must be at least 1")
+                raise ValueError(f"{self.section}.{name} {getattr(self, name)} must be at least 1")
+
+    def same_result(self) -> Self:
+        """Return these settings without what only bounds memory and time."""
+        return replace(self, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """Return (questions in a forward pass, passes in a step) of each of some processes; ValueError if uneven."""
         size = self.micro_batch_size or self.batch_size // processes
         if size < 1 or self.batch_size % (size * processes):
             raise ValueError(
-                f"answerer.tuning.batch_size {self.batch_size} is no multiple of {processes} processes x "
+                f"{self.section}.batch_size {self.batch_size} is no multiple of {processes} processes x "
                 f"micro_batch_size {size}; change one of them"
             )
         return size, self.batch_size // (size * processes)
 
 
-def arguments(tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
+@dataclass(frozen=True)
+class Tuning(Supervised):
+    """How the answerer is tuned (keys of the configuration's `answerer.tuning`)."""
+
+    section = "answerer.tuning"
+
+    train_vision: bool = False
+    target: str = "letter"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in TARGETS:
+            raise ValueError(f"{self.section}.target {self.target!r} must be one of {list(TARGETS)}")
+
+
+def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
     """Return TRL's settings for a tuning whose checkpoints lie in `folder`."""
     config = SFTConfig(
         output_dir=str(folder),
@@ -98,11 +116,11 @@ def arguments(tuning: Tuning, folder: Path, *, seed: int, dtype: str, device: to
     return config
 
 
-class AnswererTrainer(ExactResume, SFTTrainer):
+class SupervisedTrainer(ExactResume, SFTTrainer):
     """TRL's SFTTrainer on the batches of a `Collator`.
 
     Args:
-        model: the answerer; the vision tower is frozen here unless `tuning.train_vision`.
+        model: Qwen2.5-VL; the vision tower is frozen here unless `tuning.train_vision`.
         processor: its processor.
         collator: of the training examples.
         tuning: hyperparameters.
@@ -116,7 +134,7 @@ class AnswererTrainer(ExactResume, SFTTrainer):
         model: Any,
         processor: Any,
         collator: Collator,
-        tuning: Tuning,
+        tuning: Supervised,
         lora: Lora,
         args: SFTConfig,
         callbacks: Sequence[TrainerCallback] = (),
@@ -133,7 +151,7 @@ class AnswererTrainer(ExactResume, SFTTrainer):
             callbacks=list(callbacks),
             peft_config=lora_config(lora, tuning.train_vision) if lora.enabled else None,
         )
-        self.adapters = lora.enabled
+        self.adapters, self.section = lora.enabled, tuning.section
         self.remove_callback(PrinterCallback)
 
     def compute_loss(
@@ -147,7 +165,7 @@ class AnswererTrainer(ExactResume, SFTTrainer):
         loss = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"the loss of step {self.state.global_step + 1} is {float(loss)}: lower answerer.tuning.learning_rate "
-                f"({self.args.learning_rate}) or set answerer.dtype to float32"
+                f"the loss of step {self.state.global_step + 1} is {float(loss)}: lower {self.section}.learning_rate "
+                f"({self.args.learning_rate}) or set {self.section.partition('.')[0]}.dtype to float32"
             )
         return result

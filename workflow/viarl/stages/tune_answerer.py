@@ -1,7 +1,7 @@
 """Tune the answerer on the training questions, with the frames that this cycle's selector picked greedily."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viarl import tracking
@@ -12,9 +12,9 @@ from viarl.monitor import Monitor
 from viarl.rl.config import Lora
 from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
-from viarl.sft.dataset import Collator, Example, target_text
+from viarl.sft.dataset import AnswererPrompts, Collator, Example, target_text
 from viarl.sft.replies import replies_before
-from viarl.sft.trainer import AnswererTrainer, Tuning, arguments
+from viarl.sft.trainer import SupervisedTrainer, Tuning, arguments
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
@@ -70,11 +70,10 @@ def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
     answerer, folder = settings.answerer, settings.output.parent
-    same_result = replace(answerer.tuning, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
     start = settings.answerer_model
     known = {
         "seed": settings.seed,
-        "answerer": {**asdict(answerer), "tuning": asdict(same_result), "batch_size": 0, "start": str(start)},
+        "answerer": {**asdict(answerer), "tuning": asdict(answerer.tuning.same_result()), "batch_size": 0, "start": str(start)},
     }
     files: dict[str, Path | Sequence[Path]] = {
         "items": settings.items,
@@ -109,11 +108,12 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             for (item, frames), reply in zip(usable, replies, strict=True)
         ]
         frozen = None if tuning.train_vision else model
+        prompts = AnswererPrompts(Encoder(model, processor), cache, answerer.prompt, frozen)
         stop = CheckpointCallback(checkpoints)
-        trainer = AnswererTrainer(
+        trainer = SupervisedTrainer(
             model,
             processor,
-            Collator(Encoder(model, processor), cache, answerer.prompt, examples, frozen),
+            Collator(processor.tokenizer, examples, prompts),
             tuning,
             answerer.lora,
             arguments(
