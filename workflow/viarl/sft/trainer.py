@@ -1,4 +1,4 @@
-"""Supervised tuning of answerer and selector with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
+"""Supervised tuning of both models with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
 
 Changed: batches come whole from `viarl.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed training
 sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's weights
@@ -80,6 +80,19 @@ class Tuning(Supervised):
         super().__post_init__()
         if self.target not in TARGETS:
             raise ValueError(f"{self.section}.target {self.target!r} must be one of {list(TARGETS)}")
+
+
+@dataclass(frozen=True)
+class Start(Supervised):
+    """How the selector is tuned before any reinforcement (keys of the configuration's `selector.start`).
+
+    `labels` and `noise`: see viarl.sft.labels.
+    """
+
+    section = "selector.start"
+
+    labels: str = "none"
+    noise: float = 0.0
 
 
 def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:

@@ -73,7 +73,12 @@ def main(settings: Settings) -> None:
     start = settings.answerer_model
     known = {
         "seed": settings.seed,
-        "answerer": {**asdict(answerer), "tuning": asdict(answerer.tuning.same_result()), "batch_size": 0, "start": str(start)},
+        "answerer": {
+            **asdict(answerer),
+            "tuning": asdict(answerer.tuning.same_result()),
+            "batch_size": 0,
+            "start": str(start),
+        },
     }
     files: dict[str, Path | Sequence[Path]] = {
         "items": settings.items,

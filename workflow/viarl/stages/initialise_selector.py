@@ -1,0 +1,146 @@
+"""Tune the base selector on labelled frames, before any reinforcement (setting selector.start)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+
+from viarl import tracking
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
+from viarl.clip.scores import read_scores
+from viarl.evaluate.statistics import evidence_recall
+from viarl.items import read_items
+from viarl.monitor import Monitor
+from viarl.progress import say
+from viarl.rl.config import Lora
+from viarl.rl.hooks import quiet_libraries
+from viarl.selection.learned import load_selector
+from viarl.sft.dataset import Collator, Example
+from viarl.sft.labels import Labels, examples
+from viarl.sft.trainer import Start, SupervisedTrainer, arguments
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+from viarl.video.cache import FrameCache
+from viarl.video.overlay import NumberStyle
+from viarl.vlm import ModelSettings, resolve_device
+
+LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
+
+
+@dataclass(frozen=True)
+class InitialisedSelector(ModelSettings):
+    """How the selector is asked, how it is tuned, and whether adapters are."""
+
+    start: Start = field(kw_only=True)
+    lora: Lora = field(default_factory=Lora)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Training questions, frames, similarities, the base selector -> the selector that cycle 0 has.
+
+    Args:
+        items: the filtered training questions.
+        manifests: the training set's frame cache.
+        scores: its similarities, for the labels clip_topk alone.
+        selector_model: checkpoint folder to start from, or hub id.
+        output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
+        seed: training seed, and seed of the labels' noise.
+        selected: K.
+        number_pixels: height of the frame numbers.
+        selector: see `InitialisedSelector`.
+        features: folder that keeps vision features for other stages with the same tower; None keeps none.
+    """
+
+    items: Path
+    manifests: tuple[Path, ...]
+    selector_model: Path
+    output: Path
+    seed: int
+    selected: int
+    number_pixels: int
+    selector: InitialisedSelector
+    scores: tuple[Path, ...] = ()
+    features: Path | None = None
+    device: str = "auto"
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Tune and save; a run that was stopped goes on from its last checkpoint."""
+    quiet_libraries()
+    selector, folder, source = settings.selector, settings.output.parent, settings.selector_model
+    same_result = {"start": asdict(selector.start.same_result()), "batch_size": 0, "model": str(source)}
+    known = {
+        "seed": settings.seed,
+        "selected": settings.selected,
+        "number_pixels": settings.number_pixels,
+        "selector": {**asdict(selector), **same_result},
+    }
+    files: dict[str, Path | Sequence[Path]] = {
+        "items": settings.items,
+        "frames": settings.manifests,
+        "similarities": settings.scores,
+        "weights": sorted(source.glob("*.safetensors")) if source.is_dir() else [],
+    }
+    with Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files)) as checkpoints:
+        tune(settings, checkpoints)
+
+
+def recall(usable: Sequence[Example], cache: FrameCache) -> float:
+    """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
+    found = [
+        evidence_recall(cache.times(one.item.video)[list(one.frames)].tolist(), one.item.evidence)
+        for one in usable
+        if one.item.evidence
+    ]
+    return fmean(found) if found else float("nan")
+
+
+def tune(settings: Settings, checkpoints: Checkpoints) -> None:
+    """Tune from the last checkpoint on, save the model, remove the checkpoints."""
+    selector, start, source = settings.selector, settings.selector.start, settings.selector_model
+    resumed = checkpoints.latest()
+    cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
+    scores = read_scores(settings.scores)
+    labels = Labels(start.labels, cache, scores, settings.selected, start.noise, settings.seed)
+    # full tuning needs float32 weights: small steps are lost in bfloat16, in which the forward still runs
+    how = replace(selector, dtype=selector.dtype if selector.lora.enabled else "float32")
+    model, prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
+    tokenizer = prompts.processor.tokenizer
+    items = read_items(settings.items)
+    usable, left_out = examples(items, labels, tokenizer, selector.max_new_tokens)
+    if not usable:
+        raise ValueError(
+            f"selector.start.labels {start.labels!r}: nothing to learn from in {len(items)} training questions "
+            f"({left_out}); choose other labels, or none"
+        )
+    noisy = sum(labels.is_noise(example.item) for example in usable)
+    found = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}
+    found |= {f"left_out/{reason}": count for reason, count in left_out.items()}
+    if not math.isnan(hit := recall(usable, cache)):
+        found["label_evidence_recall"] = hit
+    say(f"labels {start.labels}: {found}")
+    params = {"seed": settings.seed, "selector": selector, "model": str(source)}
+    with tracking.start(settings.tracking, params) as run_:
+        run_.log_metrics(found)
+        if resumed:
+            run_.set_tag("resumed_from", resumed.name)
+        device, dtype, stop = resolve_device(settings.device), selector.dtype, CheckpointCallback(checkpoints)
+        trainer = SupervisedTrainer(
+            model,
+            prompts.processor,
+            Collator(tokenizer, usable, lambda some: prompts.prompts([example.item for example in some])),
+            start,
+            selector.lora,
+            arguments(start, checkpoints.folder, seed=settings.seed, dtype=dtype, device=device),
+            [stop, Monitor("steps of initialisation", run_, ("loss",), "start/", LOGGED)],
+        )
+        with stop:
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        checkpoints.finish(trainer, prompts.processor, settings.output.parent, dtype)
+
+
+if __name__ == "__main__":
+    run(Settings, main)
