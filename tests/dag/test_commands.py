@@ -41,3 +41,18 @@ def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = fresh.run("-n", "-p", "--configfile", str(tmp_path / "mine.yaml"))
     assert done.returncode == 0, done.output
     assert "import_local" in check_commands(done.output)
+
+
+@pytest.mark.parametrize("labels", ["clip_topk", "oracle"])
+def test_a_selector_that_starts_from_labels(fresh: Workflow, labels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Similarities are handed over where the labels need them."""
+    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    option = f"selector={{start: {{labels: {labels}}}}}"
+    done = fresh.run("-n", "-p", "results/cycle1/eval.json", "--config", option)
+    assert done.returncode == 0, done.output
+    assert {"initialise_selector", "train_selector", "select_frames"} <= check_commands(done.output)
+    (command,) = re.findall(r"-m viarl\.stages\.initialise_selector .*", done.output)
+    assert ("results/data/clip/needle_train/0.safetensors" in command) == (labels == "clip_topk")
+    assert "--selector-model results/data/stand_ins/selector " in command
+    trained = re.search(r"-m viarl\.stages\.train_selector .*", done.output)
+    assert trained and "--selector-model results/cycle0/selector " in trained[0]

@@ -160,6 +160,11 @@ def test_seeds_share_the_data(done: Workflow) -> None:
     assert all(path.startswith("results/seed1/") for path in plan.outputs)
 
 
+STARTED = {
+    "initialise_selector": 1, "select_frames": 8, "train_selector": 2, "tune_answerer": 2, "evaluate": 6,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("overlay", "jobs"),
     [
@@ -170,8 +175,10 @@ def test_seeds_share_the_data(done: Workflow) -> None:
         ),
         ({"cycles": 1}, {}),
         ({"evaluation": {"random_seeds": 2}}, {"evaluate": 6}),
+        ({"selector": {"start": {"labels": "clip_topk"}}}, STARTED),
+        ({"selector": {"start": {"labels": "oracle", "noise": 0.5}}}, STARTED),
     ],
-    ids=["reward", "tuning", "cycles", "evaluation"],
+    ids=["reward", "tuning", "cycles", "evaluation", "start from CLIP", "start from noisy evidence"],
 )
 def test_an_ablation_runs_what_it_touches(done: Workflow, overlay: dict, jobs: dict[str, int]) -> None:
     """A new ablation of a done run: what its overlay touches, in its own folder, and its summary."""
@@ -181,3 +188,20 @@ def test_an_ablation_runs_what_it_touches(done: Workflow, overlay: dict, jobs: d
     plan = done.plan(target, overlay={"ablations": {"new": entry}})
     assert plan.counts == jobs | {"summarise_evaluation": 1}
     assert all(path.startswith("results/ablations/new/") for path in plan.outputs)
+
+
+def test_what_a_start_depends_on(fresh: Workflow) -> None:
+    """The training set and the answerer that filters it; similarities only as labels; no benchmark, no other model."""
+    needed = {"initialise_selector": 1, "make_needle": 1, "cache_frames": 2, "score_frames": 2, "filter_guessable": 1}
+    for labels in ("clip_topk", "oracle"):
+        overlay = {"selector": {"start": {"labels": labels}}}
+        plan = fresh.plan("results/cycle0/selector/model.safetensors", overlay=overlay)
+        assert plan.counts == needed | {"build_stand_ins": 3}  # the filter uses CLIP too
+
+
+def test_an_untouched_selector_cannot_be_asked_for(done: Workflow) -> None:
+    """Without labels, cycle 0 has no selector of its own to make."""
+    asked = done.run("-n", "results/cycle0/selector/model.safetensors")
+    assert asked.returncode == 1
+    assert "selector.start.labels is none: cycle 0 has the untouched selector" in asked.output
+    assert "Traceback" not in asked.output

@@ -109,6 +109,15 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"reward": {"answer": float("inf")}},
         "reward.answer = inf: wrong type; write a number that is finite",
     ),
+    "noise above 1": (
+        {"selector": {"start": {"noise": 1.5}}},
+        "selector.start.noise = 1.5: out of range; it must be at",
+    ),
+    "unknown labels": (
+        {"selector": {"start": {"labels": "orakel"}}},
+        "selector.start.labels = 'orakel': unknown value; did you mean 'oracle'?",
+    ),
+    "labels that are null": ({"selector": {"start": {"labels": None}}}, "selector.start.labels = None: unknown value"),
     "share above 1": ({"frames": {"max_bad_share": 2}}, "frames.max_bad_share = 2: out of range; it must be at most 1"),
     "quality 100": (
         {"frames": {"jpeg_quality": 100}},

@@ -49,6 +49,8 @@ def maker(config, kind, w):
         return "make_needle" if w["set"] in SPLITS else "import_local"
     if kind == "base_model":
         return "build_stand_ins" if config[w["role"]]["model"] == "stand-in" else ""
+    if kind == "selector" and w["c"] == "0":
+        return "initialise_selector"
     return MAKERS[kind]
 
 
@@ -59,12 +61,14 @@ NAMES = {kind: set(re.findall(r"{(\w+)}", pattern)) - {"run"} for kind, pattern 
 def of(kind, **fixed):
     """The files of a kind with a job's own wildcards, or with values given here (may be functions of config and w).
 
-    All shards of a set where the job has no shard; in cycle 0 the base model of a role.
+    All shards of a set where the job has no shard; in cycle 0 the base model of a role, but for a selector that is
+    initialised (selector.start).
     """
 
     def references(config, w):
         known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
-        if kind in ("selector", "answerer") and known["c"] == "0":
+        untouched = kind == "answerer" or (kind == "selector" and not initialised(config))
+        if untouched and known["c"] == "0":
             return [("base_model", {"role": kind})]
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
@@ -77,6 +81,11 @@ def of(kind, **fixed):
 def shards(config, w):
     """The number of jobs that share the work on a set."""
     return config["frames"]["shards"]["training" if w["set"] == training_set(config) else "benchmark"]
+
+
+def initialised(config):
+    """Whether cycle 0 has a selector that was tuned on labels, in place of the untouched base model."""
+    return config["selector"]["start"]["labels"] != "none"
 
 
 def previous(kind):
@@ -188,6 +197,21 @@ def training(config, w):
     }
 
 
+def start(config, w):
+    """How the selector is tuned on labels before cycle 1."""
+    known = {"start": without(config["selector"]["start"], NO_RESULT)} | lora(config["selector"])
+    return {"selector": only(config["selector"], ASK) | known}
+
+
+def label_sources(config, w):
+    """What labels are made of besides questions and frames: CLIP's need similarities."""
+    if not initialised(config):
+        sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
+    if config["selector"]["start"]["labels"] == "clip_topk":
+        return of("similarities", set=training_set)(config, w)
+    return []
+
+
 def tuning(config, w):
     """How the answerer is tuned."""
     known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
@@ -254,7 +278,7 @@ def runtime(config):
         "device": config["device"],
         **only(config["frames"], ["max_bad_share", "timeout_s"]),
         "clip": only(config["clip"], ["batch_size"]),
-        "selector": only(config["selector"], ["batch_size"]),
+        "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
         "training": only(config["selector"]["training"], NO_RESULT),
         "answerer": only(config["answerer"], ["batch_size"])
         | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},

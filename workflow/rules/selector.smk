@@ -1,10 +1,45 @@
-"""The selector: its training by reinforcement, and what it selects.
+"""The selector: its training by reinforcement, after labels if it is to start from them, and what it selects.
 
-Inputs:  the filtered training questions, frames; the models after the previous cycle.
+Inputs:  the filtered training questions, frames; the models after the previous cycle; similarities for labels by CLIP.
 Outputs: <results>/{run}cycle{c}/selector/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/selected/{set}.parquet.
-Usual order: train_selector, then select_frames on the training set (for answerer.smk) and on each benchmark.
+Usual order: initialise_selector where selector.start says so (else cycle 0 has the untouched selector and no folder);
+then in each cycle train_selector, and select_frames on the training set (for answerer.smk) and on each benchmark.
 Working files: <results>/{run}cycle{c}/checkpoints/selector/, undeclared, from which an interrupted training resumes.
 """
+
+
+rule initialise_selector:
+    """Tune the base selector on labelled frames, in place of an untouched one in cycle 0."""
+    input:
+        **needs(
+            "initialise_selector",
+            questions=of("kept_questions"),
+            frames=of("frames", set=training_set),
+            clip=label_sources,
+            selector=of("base_model", role="selector"),
+        ),
+    output:
+        model="<results>/{run}cycle{c}/selector/model.safetensors",
+    log:
+        "<results>/logs/initialise_selector/{run}cycle{c}.log",
+    benchmark:
+        "<results>/benchmarks/initialise_selector/{run}cycle{c}.tsv"
+    wildcard_constraints:
+        c="0",
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(2880),
+    params:
+        settings=settings("initialise_selector", section("seed"), pick("frames", "selected", "number_pixels"), start),
+        selector=model("selector"),
+        features=features,
+        code=fingerprint("viarl.stages.initialise_selector"),
+    shell:
+        "python -m viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
+        " --manifests {input.frames:q} --scores {input.clip:q} --selector-model {params.selector:q}"
+        " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule train_selector:

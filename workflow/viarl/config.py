@@ -223,6 +223,7 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Itera
             "question; set it to 2 or more (paper: 8)"
         )
     yield from _warmup("selector.training", training)
+    yield from _warmup("selector.start", selector["start"])
     if training["steps"] % training["updates_per_rollout"]:
         yield (
             f"selector.training.updates_per_rollout = {training['updates_per_rollout']}: selector.training.steps = "

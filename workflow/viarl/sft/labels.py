@@ -91,7 +91,8 @@ def reply_text(question: str, frames: Sequence[int]) -> str:
     """Return a reply in the selector's format that names these frames.
 
     Its thought lists the question's keywords, the first step that the paper's prompt asks for, and goes no further: a
-    label does not say how its frames were found. Words alone, so that no mark of the format gets into it.
+    label does not say how its frames were found. Words alone, so that no mark of the format gets into it. (A thought
+    this short may earn no length reward at first: at the paper's scale that begins at 80 tokens.)
     """
     words = re.findall(r"\w+(?:[-'\u2019]\w+)*", question)
     keywords = [word for word in words if word.casefold() not in FUNCTION_WORDS] or words

@@ -178,7 +178,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         loss = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"the loss of step {self.state.global_step + 1} is {float(loss)}: lower {self.section}.learning_rate "
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower {self.section}.learning_rate "
                 f"({self.args.learning_rate}) or set {self.section.partition('.')[0]}.dtype to float32"
             )
         return result
