@@ -205,10 +205,14 @@ def start(config, w):
 
 def label_sources(config, w):
     """What labels are made of besides questions and frames: CLIP's need similarities."""
-    if not initialised(config):
+    by_clip = config["selector"]["start"]["labels"] == "clip_topk"
+    return of("similarities", set=training_set)(config, w) if by_clip else []
+
+
+def with_labels(w):
+    """An input function that takes no file, and ends the plan where a selector without labels is asked for."""
+    if not initialised(GRAPH.config(w.run)):
         sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
-    if config["selector"]["start"]["labels"] == "clip_topk":
-        return of("similarities", set=training_set)(config, w)
     return []
 
 

@@ -18,6 +18,7 @@ rule initialise_selector:
             clip=label_sources,
             selector=of("base_model", role="selector"),
         ),
+        labelled=with_labels,
     output:
         model="<results>/{run}cycle{c}/selector/model.safetensors",
     log:
