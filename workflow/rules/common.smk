@@ -233,9 +233,9 @@ def folder(files):
     return os.path.dirname(next(iter(files), ""))
 
 
-def model(role):
-    """A params function: folder or hub id of a model, from the job's input of that name, else from the configuration."""
-    return lambda w, input: folder(input.get(role)) or GRAPH.config(w.run)[role]["model"]
+def model(role, name=None):
+    """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
+    return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]
 
 
 def features(w, input):

@@ -17,6 +17,7 @@ rule evaluate:
             base=of("selected", c=0),
             learned=of("selected"),
             answerer=of("answerer"),
+            base_answerer=of("base_model", role="answerer"),
         ),
     output:
         rows="<results>/{run}cycle{c}/evaluate/{set}.parquet",
@@ -39,11 +40,13 @@ rule evaluate:
             lambda config, w: {"benchmark": w["set"]},
         ),
         answerer=model("answerer"),
+        base_answerer=model("answerer", "base_answerer"),
         code=fingerprint("viarl.stages.evaluate"),
     shell:
         "python -m viarl.stages.evaluate --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --base {input.base:q} --learned {input.learned:q}"
-        " --answerer-model {params.answerer:q} --output {output.rows:q} 2>&1 | tee {log:q}"
+        " --answerer-model {params.answerer:q} --base-answerer-model {params.base_answerer:q}"
+        " --output {output.rows:q} 2>&1 | tee {log:q}"
 
 
 rule summarise_evaluation:

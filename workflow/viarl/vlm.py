@@ -94,7 +94,10 @@ def load_model(
         raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
     say(f"loading {model}")
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        checkpoint(model), dtype=getattr(torch, dtype), attn_implementation=attention
+        checkpoint(model),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        use_safetensors=True,  # no pickle is loaded, from a hub neither
     )
     return loaded.to(resolve_device(device)).eval()
 
