@@ -181,3 +181,18 @@ def test_an_ablation_runs_what_it_touches(done: Workflow, overlay: dict, jobs: d
     plan = done.plan(target, overlay={"ablations": {"new": entry}})
     assert plan.counts == jobs | {"summarise_evaluation": 1}
     assert all(path.startswith("results/ablations/new/") for path in plan.outputs)
+
+
+def test_cycles_until_nothing_is_gained(finished: Workflow) -> None:
+    """Each cycle waits for the verdict on the one before; a cycle that is done is not done again."""
+    auto = {"cycles": "auto", "max_cycles": 3}
+    verdicts = [finished.root / "results" / f"cycle{c}" / "verdict.json" for c in (1, 2)]
+    assert finished.plan(overlay=auto).counts["judge_gain"] == 1
+    verdicts[0].write_text('{"stop": false}')
+    plan = finished.plan(overlay=auto)
+    assert (plan.counts["judge_gain"], plan.counts["train_selector"]) == (1, 0)
+    verdicts[1].write_text('{"stop": true}')
+    assert not finished.plan(overlay=auto).jobs
+    verdicts[1].write_text('{"stop": false}')
+    assert finished.plan(overlay=auto).counts["train_selector"] == 1
+    assert finished.plan(overlay=auto | {"max_cycles": 2}).counts["train_selector"] == 0

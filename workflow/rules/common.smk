@@ -233,6 +233,23 @@ def folder(files):
     return os.path.dirname(next(iter(files), ""))
 
 
+def last_cycle(run=""):
+    """The last cycle of a run; with `cycles: auto` it is known only when those before it are evaluated and judged."""
+    config = GRAPH.config(run)
+    if config["cycles"] != "auto":
+        return config["cycles"]
+    for c in range(1, config["max_cycles"]):
+        with open(checkpoints.judge_gain.get(run=run, c=c).output.verdict) as verdict:
+            if json.load(verdict)["stop"]:
+                return c
+    return config["max_cycles"]
+
+
+def summaries(w):
+    """eval.json of every cycle of the main run."""
+    return expand("<results>/cycle{c}/eval.json", c=range(last_cycle() + 1))
+
+
 def model(role, name=None):
     """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
     return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]

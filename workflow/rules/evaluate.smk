@@ -1,7 +1,8 @@
 """Evaluation: every selector side by side at one frame budget, with the answerer of the cycle.
 
 Inputs:  a set's questions, frames, similarities and picks (of this cycle's and of the untouched selector); the answerer.
-Outputs: <results>/{run}cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/{run}cycle{c}/eval.json.
+Outputs: <results>/{run}cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/{run}cycle{c}/eval.json;
+         with `cycles: auto` <results>/{run}cycle{c}/verdict.json, whether to stop there.
 Usual order: evaluate on each benchmark, then summarise_evaluation, which also compares with the cycles before.
 """
 
@@ -70,3 +71,28 @@ rule summarise_evaluation:
     shell:
         "python -m viarl.stages.summarise_evaluation --settings {params.settings:q}"
         " --rows {input.rows:q} --output {output.summary:q} 2>&1 | tee {log:q}"
+
+
+checkpoint judge_gain:
+    """Judge from the gain of a cycle on the first benchmark whether another one pays (for `cycles: auto`)."""
+    input:
+        summary="<results>/{run}cycle{c}/eval.json",
+    output:
+        verdict="<results>/{run}cycle{c}/verdict.json",
+    log:
+        "<results>/logs/judge_gain/{run}cycle{c}.log",
+    benchmark:
+        "<results>/benchmarks/judge_gain/{run}cycle{c}.tsv"
+    wildcard_constraints:
+        c=r"[1-9]\d*",
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(30),
+    params:
+        settings=settings("judge_gain", lambda config, w: {"benchmark": config["benchmarks"][0]}, cycle),
+        code=fingerprint("viarl.stages.judge_gain"),
+    shell:
+        "python -m viarl.stages.judge_gain --settings {params.settings:q}"
+        " --summary {input.summary:q} --output {output.verdict:q} 2>&1 | tee {log:q}"
