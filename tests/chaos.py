@@ -33,6 +33,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SMOKE = Path("results/smoke")
 TARGET = SMOKE / "cycle2/eval.json"
 PRESET = "presets/smoke.yaml"
+# Untrained stand-ins earn the same reward with every completion, and training then changes no weight. A reward for the
+# few completions that end early gives it something to do, so that a wrong resumption shows.
+OVERLAY = """\
+selector: {length_range: [1, 31], training: {group_size: 8, steps: 5, save_every: 2}}
+answerer: {tuning: {steps: 5, save_every: 2}}
+"""
+UNCHECKED = "chat_template.jinja"  # plain text: no reader can tell that half of it is missing
 MLFLOW = [sys.executable, "-m", "mlflow"]
 MOST_COMMANDS = 8
 DISK_MB = 400
@@ -73,12 +80,13 @@ class Checkout:
 
     def __init__(self, folder: Path, log: Path, cores: int) -> None:
         self.folder, self.log, self.cores = folder, log, cores
-        self.overlays: list[str] = []
+        self.overlays = ["chaos.yaml"]
         self.sessions: list[int] = []
         self.main: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)
         (folder / ".venv").symlink_to((REPOSITORY / ".venv").resolve())
+        (folder / "chaos.yaml").write_text(OVERLAY)
         log.unlink(missing_ok=True)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -189,7 +197,7 @@ def stage(*signals: tuple[signal.Signals, float]) -> "Fault":
 
 def victim(run: Checkout, chance: random.Random) -> Path | None:
     """Return one result: first a folder is drawn, then a file, so that the many videos do not outweigh the rest."""
-    files = run.results()
+    files = [path for path in run.results() if path.name != UNCHECKED]
     if not files:
         return None
     parent = chance.choice(sorted({path.parent for path in files}))
@@ -269,7 +277,7 @@ def tracked_by(run: Checkout, port: int) -> None:
     """Let the run report to an MLflow server at this port."""
     overlay = run.folder / "tracking.yaml"
     overlay.write_text(f"tracking: {{uri: 'http://127.0.0.1:{port}'}}\n")
-    run.overlays = [overlay.name]
+    run.overlays.append(overlay.name)
 
 
 def start_server(run: Checkout, port: int) -> None:
@@ -298,7 +306,7 @@ def records_lost(run: Checkout, fault: str, port: int, limit_s: float) -> str:
         start_server(run, port)
         store = run.folder / "server.db"
     else:
-        run.overlays = []
+        run.overlays.pop()
     status, _ = run.run("sync_mlflow", limit_s=limit_s)
     records = list((run.folder / SMOKE / "tracking").rglob("*.jsonl"))
     with sqlite3.connect(store) as connection:
@@ -329,11 +337,23 @@ def recover(run: Checkout, report: Report, spoilt: Path | None, limit_s: float) 
                 psutil.wait_procs(orphans, 5)
 
 
+def is_json(path: Path) -> bool:
+    """Tell whether a file can be read as JSON."""
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
+
+
 def asked_to_delete(text: str, folder: Path) -> list[Path]:
-    """Return the files of results that the error lines ask to delete."""
-    lines = [line for line in text.splitlines() if line.startswith("error: ") and "delete" in line]
-    named = {folder / match for line in lines for match in re.findall(r"(?:[\w./-]*/)?results/smoke/[\w./-]+\w", line)}
-    return sorted(path for path in named if path.is_file())
+    """Return the files that error lines ask to delete: "delete PATH", or "PATH …; delete it"."""
+    found = set()
+    for line in text.splitlines():
+        if line.startswith("error: ") and (asked := re.search(r"\bdelete (\S+)", line)):
+            named = re.search(r"\S*results/smoke/\S+", line) if asked[1] == "it" else asked
+            found |= {folder / named[named.re.groups].rstrip(":;,.")} if named else set()
+    return sorted(path for path in found if path.is_file())
 
 
 def last_error(text: str) -> str:
@@ -407,6 +427,10 @@ def one_run(number: int, fault: str, chance: random.Random, folder: Path, expect
         spoilt = run.folder / noted[1] if noted else None
         if status or fault in ("truncate", "truncate_after", "delete"):
             recover(run, report, spoilt, limit_s)
+        if spoilt and spoilt == run.folder / TARGET and not is_json(spoilt):  # nobody but you reads the target
+            spoilt.unlink()
+            report.commands.append(f"rm {TARGET}")
+            recover(run, report, None, limit_s)
         status, text = run.run(str(TARGET), limit_s=limit_s)
         if status or "Nothing to be done" not in text:
             report.notes.append("the same command did not say 'Nothing to be done' afterwards")

@@ -86,7 +86,10 @@ def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{where}: not JSON ({error.msg}); one JSON object a line is expected") from error
+                raise ValueError(
+                    f"{where}: not JSON ({error.msg}); one JSON object a line is expected. Repair the line, or, if a "
+                    f"rule made this file, delete {path} so that it is made again"
+                ) from error
             if not isinstance(record, dict):
                 raise ValueError(f"{where}: expected a JSON object, found {type(record).__name__}")
             yield where, record

@@ -6,13 +6,15 @@ them to the model's forward would place completions differently in training and 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoProcessor, DynamicCache, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -67,24 +69,44 @@ def checkpoint(model: str | Path) -> str:
     return str(model)
 
 
+@contextmanager
+def damage_named(model: str | Path) -> Iterator[None]:
+    """Raise what libraries say about a damaged file of a checkpoint folder as a ValueError with folder and remedy."""
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError) as error:
+        weights = Path(model) / "model.safetensors"
+        if not Path(model).is_dir():
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"the checkpoint folder {model} is damaged ({reason}); delete {weights} so that its rule makes the folder "
+            "again, or name another model"
+        ) from error
+
+
 def load_model(
     model: str | Path, dtype: str = "float32", attention: str = "sdpa", device: str = "auto"
 ) -> Qwen2_5_VLForConditionalGeneration:
     """Load a Qwen2.5-VL checkpoint (folder or hub id) in evaluation mode.
 
-    Errors: FileNotFoundError for a folder without weights, ValueError for an unknown dtype.
+    Errors: FileNotFoundError for a folder without weights, ValueError for a damaged one or an unknown dtype.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
-    loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        checkpoint(model), dtype=getattr(torch, dtype), attn_implementation=attention
-    )
+    source = checkpoint(model)
+    with damage_named(source):
+        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            source, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
     return loaded.to(resolve_device(device)).eval()
 
 
 def load_processor(model: str | Path) -> Any:
     """Load the processor (tokenizer, chat template, video processor) of a checkpoint."""
-    return AutoProcessor.from_pretrained(checkpoint(model))
+    source = checkpoint(model)
+    with damage_named(source):
+        return AutoProcessor.from_pretrained(source)
 
 
 def suppressed_tokens(processor: Any) -> list[int]:
