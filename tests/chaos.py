@@ -78,13 +78,14 @@ class Report:
 class Checkout:
     """A clone in which Snakemake runs, with the processes that were started in it."""
 
-    def __init__(self, folder: Path, log: Path, cores: int) -> None:
+    def __init__(self, folder: Path, log: Path, cores: int, commit: str) -> None:
         self.folder, self.log, self.cores = folder, log, cores
         self.overlays = ["chaos.yaml"]
         self.sessions: list[int] = []
         self.main: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(folder)], check=True)
+        subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(REPOSITORY), str(folder)], check=True)
+        subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder, check=True)
         (folder / ".venv").symlink_to((REPOSITORY / ".venv").resolve())
         (folder / "chaos.yaml").write_text(OVERLAY)
         log.unlink(missing_ok=True)
@@ -333,8 +334,7 @@ def recover(run: Checkout, report: Report, spoilt: Path | None, limit_s: float) 
                 report.commands.append(f"rm {path.relative_to(run.folder)}")
         else:
             report.notes.append("failed: " + last_error(text))
-            while orphans := [process for process in run.processes() if process.pid not in run.sessions]:
-                psutil.wait_procs(orphans, 5)
+            psutil.wait_procs(list(run.stages().values()), limit_s)  # orphans of the killed run
 
 
 def is_json(path: Path) -> bool:
@@ -373,36 +373,46 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in existing}
 
 
-def undisturbed(folder: Path, cores: int) -> tuple[dict[str, str], float]:
-    """Return digests and seconds of the undisturbed run of this commit; it is made where it is not there yet."""
-    note = folder / "undisturbed.json"
+@dataclass(frozen=True)
+class Standard:
+    """The undisturbed run that the others are compared with, and where and how all of them run."""
+
+    folder: Path
+    cores: int
+    commit: str
+    digests: dict[str, str]
+    seconds: float
+
+
+def undisturbed(folder: Path, cores: int) -> Standard:
+    """Return the undisturbed run of the last commit; it is made where it is not there yet."""
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, text=True).strip()
+    note = folder / "undisturbed.json"
     known = json.loads(note.read_text()) if note.exists() else {}
     if known.get("commit") != commit:
         shutil.rmtree(folder / "undisturbed", ignore_errors=True)
         began = time.monotonic()
-        run = Checkout(folder / "undisturbed", folder / "undisturbed.log", cores)
+        run = Checkout(folder / "undisturbed", folder / "undisturbed.log", cores, commit)
         status, text = run.run(str(TARGET), limit_s=3600)
         if status:
             sys.exit(f"the undisturbed run failed; see {run.log}\n{text[-3000:]}")
         known = {"commit": commit, "seconds": time.monotonic() - began, "digests": digests(run.folder)}
         note.write_text(json.dumps(known, indent=2) + "\n")
         shutil.rmtree(run.folder)
-    return known["digests"], known["seconds"]
+    return Standard(folder, cores, commit, known["digests"], known["seconds"])
 
 
-def one_run(number: int, fault: str, chance: random.Random, folder: Path, expected: dict[str, str], seconds: float,
-            cores: int) -> Report:  # fmt: skip
+def one_run(number: int, fault: str, chance: random.Random, standard: Standard) -> Report:
     """Run the preset with one fault, recover, compare and report."""
     report = Report(number, fault, share=chance.uniform(0.02, 0.95))
-    limit_s = 300 + 8 * seconds
-    place = folder / f"run{number:02}"
+    limit_s = 300 + 8 * standard.seconds
+    place = standard.folder / f"run{number:02}"
     mounted = fault == "disk_full"
     place.mkdir()
     if mounted:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(place)], check=True)
     began = time.monotonic()
-    run = Checkout(place, folder / f"run{number:02}.log", cores)
+    run = Checkout(place, place.with_suffix(".log"), standard.cores, standard.commit)
     try:
         port = free_port()
         if fault.startswith("mlflow"):
@@ -412,7 +422,7 @@ def one_run(number: int, fault: str, chance: random.Random, folder: Path, expect
         run.main = run.start(str(TARGET))
         started = time.monotonic()
         try:
-            run.main.wait(report.share * seconds)
+            run.main.wait(report.share * standard.seconds)
         except subprocess.TimeoutExpired:
             report.hit = " and ".join(sorted(run.stages()))
             report.notes += filter(None, [FAULTS[fault](run, chance)])
@@ -437,8 +447,8 @@ def one_run(number: int, fault: str, chance: random.Random, folder: Path, expect
         if fault.startswith("mlflow"):
             report.notes += filter(None, [records_lost(run, fault, port, limit_s)])
         found = digests(run.folder)
-        report.equal = found.get(str(TARGET)) == expected[str(TARGET)]
-        report.same_models = found == expected
+        report.equal = found.get(str(TARGET)) == standard.digests[str(TARGET)]
+        report.same_models = found == standard.digests
         if report.equal and not report.same_models:
             report.notes.append("the models differ")
         left = [path for path in (run.folder / SMOKE).rglob(".*") if path.name != ".snakemake_timestamp"]
@@ -471,14 +481,14 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     faults = [name for name in options.only if name != "disk_full" or os.geteuid() == 0]  # only root may mount
     random.Random(options.seed).shuffle(faults)
-    expected, seconds = undisturbed(folder, options.cores)
-    print(f"undisturbed: {seconds:.0f} s, eval.json {expected[str(TARGET)][:16]}", flush=True)
+    standard = undisturbed(folder, options.cores)
+    print(f"undisturbed: {standard.seconds:.0f} s, eval.json {standard.digests[str(TARGET)][:16]}", flush=True)
     reports = []
     for number in range(1, options.runs + 1):
         chance = random.Random(f"{options.seed} {number}")
         shutil.rmtree(folder / f"run{number:02}", ignore_errors=True)
         fault = faults[(number - 1) % len(faults)]
-        reports.append(one_run(number, fault, chance, folder, expected, seconds, options.cores))
+        reports.append(one_run(number, fault, chance, standard))
         print(reports[-1].line(), flush=True)
         (folder / "chaos.json").write_text(json.dumps([asdict(report) for report in reports], indent=2) + "\n")
     equal = sum(report.equal for report in reports)

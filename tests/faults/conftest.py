@@ -1,4 +1,4 @@
-"""A finished run of the smallest size, made by the rules' own command lines in this process, and copies of it to spoil."""
+"""The smallest finished run, made by the rules' own command lines in this process, and copies of it to spoil."""
 
 import contextlib
 import importlib
@@ -54,7 +54,7 @@ class World:
     commands: dict[str, tuple[str, list[str]]]
 
     def run(self, output: str, *changes: str) -> Outcome:
-        """Run the stage that makes an output, as its rule does; `changes` are options that replace those of the rule."""
+        """Run the stage that makes an output, as its rule does; `changes` are options in place of the rule's."""
         stage, arguments = self.commands[output]
         module = importlib.import_module(f"viarl.stages.{stage}")
         errors = io.StringIO()
@@ -122,11 +122,11 @@ def world(finished_world: World, tmp_path: Path) -> World:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB; tests that need it are left out where it cannot be mounted (only root may)."""
+    """A file system of 1 MB; tests that need it are left out where it cannot be mounted (only root may)."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no small file system can be mounted: {mounted.stderr.strip()}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.dag.conftest import SNAKEMAKE, Workflow, copy_workflow
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.e2e
 
 STAGE = """
 import os, pathlib, sys, time
@@ -110,7 +110,8 @@ def test_runs_that_share_finished_files_run_side_by_side(checkout: Workflow, hel
     assert held.release() == 0
 
 
-def test_a_run_beside_it_does_not_unlock_a_run(checkout: Workflow, held: Held) -> None:
+@pytest.mark.xfail(strict=True, reason="Snakemake 9.27 removes the locks of all commands when one of them ends")
+def test_a_run_that_ends_leaves_the_locks_of_others(checkout: Workflow, held: Held) -> None:
     target = "results/data/sets/needle/items.jsonl"
     held.start(target)
     assert checkout.run("--no-hooks", *SMOKE).returncode == 0

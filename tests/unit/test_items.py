@@ -14,6 +14,8 @@ def test_items_and_videos_survive_a_round_trip(tmp_path: Path) -> None:
     items = [Item("q1", "v1", "Wörter?", ("a", "b"), "B", "end", 8.0, ((1.0, 2.5),), "needle")]
     write_records(tmp_path / "items.jsonl", items)
     assert read_items(tmp_path / "items.jsonl") == items
+    write_records(tmp_path / "none.jsonl", [])
+    assert read_items(tmp_path / "none.jsonl") == []
     write_records(tmp_path / "videos.jsonl", [Video("v1", "videos/v1.mp4", 3, "ab")])
     assert read_videos(tmp_path / "videos.jsonl")["v1"].path == str((tmp_path / "videos/v1.mp4").resolve())
 
@@ -47,6 +49,8 @@ def test_a_bad_record_is_refused_by_line_and_field(tmp_path: Path, change: dict,
         (b"\xff\xfe\n", "not UTF-8"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "options"}).encode(), "'options' is missing"),
         ((json.dumps(GOOD) + "\n").encode() * 2, "used before"),
+        ((json.dumps(GOOD) + "\n").encode(), "the empty line that ends the file is missing"),
+        (b"", "the empty line that ends the file is missing"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

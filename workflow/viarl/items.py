@@ -10,6 +10,7 @@ from typing import Any
 from viarl.files import atomic_path
 
 LETTERS = "ABCDEFGHIJ"
+ENDING = "\n"  # an empty line, so that a file that was cut between two records is told from a whole one
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
@@ -93,6 +94,11 @@ def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
             if not isinstance(record, dict):
                 raise ValueError(f"{where}: expected a JSON object, found {type(record).__name__}")
             yield where, record
+    if text != ENDING and not text.endswith("\n" + ENDING):
+        raise ValueError(
+            f"{path}: the empty line that ends the file is missing, so its last records may be missing too. If a rule "
+            f"made this file, delete {path} so that it is made again; if you wrote it, add the line"
+        )
 
 
 def read_items(path: Path) -> list[Item]:
@@ -121,7 +127,8 @@ def read_videos(path: Path) -> dict[str, Video]:
 
 
 def write_records(path: Path, records: Iterable[Item | Video]) -> None:
-    """Write items or videos as JSON lines, atomically."""
+    """Write items or videos as JSON lines and an empty line, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for record in records:
             handle.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        handle.write(ENDING)
