@@ -117,3 +117,17 @@ def test_a_run_that_ends_leaves_the_locks_of_others(checkout: Workflow, held: He
     assert checkout.run("--no-hooks", *SMOKE).returncode == 0
     again = checkout.run("--no-hooks", target)
     assert "Directory cannot be locked" in again.stdout + again.stderr
+
+
+def test_a_killed_command_goes_on_after_unlock(checkout: Workflow, held: Held) -> None:
+    """Its jobs go on as orphans; what they finish late is made again, as nobody watched how they ended."""
+    target = "results/data/sets/needle/items.jsonl"
+    held.start(target)
+    assert held.process is not None
+    held.process.kill()
+    held.release()
+    refused = checkout.run("--no-hooks", target, "--rerun-incomplete")
+    assert refused.returncode == 1 and "--unlock" in refused.stdout + refused.stderr
+    assert checkout.run("--unlock").returncode == 0
+    again = checkout.run("--no-hooks", target, "--rerun-incomplete")
+    assert again.returncode == 0, again.stdout + again.stderr
