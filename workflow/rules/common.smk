@@ -13,11 +13,30 @@ says with `needs` which kinds of file it takes, and each is taken from the simpl
 import hashlib
 import json
 import re
+import shutil
 from functools import partial
+
+from snakemake.persistence.file import FilePersistence
 
 from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
 from viarl.runs import Graph, compared_runs, run_name, split_run
+
+
+def keep_locks_of_others():
+    """A command that ends removes its own locks alone; Snakemake 9.27 removes those of every command in the folder."""
+
+    def remove_own(persistence):
+        for lock in persistence._lockfile.values():
+            if os.path.exists(lock):
+                os.remove(lock)
+        persistence._lockfile.clear()
+
+    FilePersistence._delete_locks = remove_own
+    FilePersistence.cleanup_locks = lambda persistence: shutil.rmtree(persistence._lockdir)  # --unlock
+
+
+keep_locks_of_others()
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others
