@@ -55,6 +55,7 @@ include: "workflow/rules/report.smk"
 localrules:
     all,
     summarise_evaluation,
+    judge_gain,
     compare_runs,
     make_report,
     sync_mlflow,
@@ -64,7 +65,7 @@ rule all:
     """The evaluation of every cycle, and the report."""
     default_target: True
     input:
-        expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
+        summaries,
         "<results>/report/accuracy.png",
 
 

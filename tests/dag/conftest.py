@@ -73,8 +73,8 @@ class Workflow:
         done = self.run("-n", *arguments)
         assert done.returncode == 0, done.output
         jobs = []
-        for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", done.output)[1:]:
-            rule = re.match(r"(?:local)?rule (\w+):", block)
+        for block in re.split(r"\n(?=(?:local)?(?:rule|checkpoint) \w+:\n)", done.output)[1:]:
+            rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)
             output = re.search(r"^ {4}output: (.*)$", block, re.MULTILINE)
             assert rule is not None
             jobs.append((rule[1], tuple(output[1].split(", ")) if output else ()))

@@ -12,6 +12,7 @@ from tests.dag.conftest import Workflow
 from viarl.stages.command import RUNTIME_VARIABLE, parse
 
 pytestmark = pytest.mark.dag
+RUNTIME = {"timeout_s": 60, "max_bad_share": 0}  # the settings without a default that are no part of a job
 
 
 def check_commands(text: str) -> set[str]:
@@ -26,7 +27,7 @@ def check_commands(text: str) -> set[str]:
 @pytest.mark.parametrize("presets", [(), ("presets/smoke.yaml",), ("presets/paper.yaml",)])
 def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """All rules of the default and of the presets."""
-    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     done = fresh.run("-n", "-p", *(["--configfile", *presets] if presets else []))
     assert done.returncode == 0, done.output
     assert {"make_needle", "train_selector", "evaluate", "make_report"} <= check_commands(done.output)
@@ -34,7 +35,7 @@ def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.
 
 def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own videos."""
-    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     (tmp_path / "questions.csv").write_text("video\n")
     local = {"folder": str(tmp_path), "questions": str(tmp_path / "questions.csv"), "validation_share": 0.2}
     (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": "local", "benchmarks": ["local"], "local": local}))
@@ -46,7 +47,7 @@ def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("labels", ["clip_topk", "oracle"])
 def test_a_selector_that_starts_from_labels(fresh: Workflow, labels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Similarities are handed over where the labels need them."""
-    monkeypatch.setenv(RUNTIME_VARIABLE, "{}")
+    monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     option = f"selector={{start: {{labels: {labels}}}}}"
     done = fresh.run("-n", "-p", "results/cycle1/eval.json", "--config", option)
     assert done.returncode == 0, done.output

@@ -205,3 +205,18 @@ def test_an_untouched_selector_cannot_be_asked_for(done: Workflow) -> None:
     assert asked.returncode == 1
     assert "selector.start.labels is none: cycle 0 has the untouched selector" in asked.output
     assert "Traceback" not in asked.output
+
+
+def test_cycles_until_nothing_is_gained(finished: Workflow) -> None:
+    """Each cycle waits for the verdict on the one before; a cycle that is done is not done again."""
+    auto = {"cycles": "auto", "max_cycles": 3}
+    verdicts = [finished.root / "results" / f"cycle{c}" / "verdict.json" for c in (1, 2)]
+    assert finished.plan(overlay=auto).counts["judge_gain"] == 1
+    verdicts[0].write_text('{"stop": false}')
+    plan = finished.plan(overlay=auto)
+    assert (plan.counts["judge_gain"], plan.counts["train_selector"]) == (1, 0)
+    verdicts[1].write_text('{"stop": true}')
+    assert not finished.plan(overlay=auto).jobs
+    verdicts[1].write_text('{"stop": false}')
+    assert finished.plan(overlay=auto).counts["train_selector"] == 1
+    assert finished.plan(overlay=auto | {"max_cycles": 2}).counts["train_selector"] == 0

@@ -45,7 +45,7 @@ def test_evaluation(smoke: Path) -> None:
     assert (summary["schema_version"], summary["cycle"]) == (1, 2)
     assert set(summary["benchmarks"]) == {"needle", "needle_shifted"}
     for name, benchmark in summary["benchmarks"].items():
-        questions = (smoke / "data" / "sets" / name / "items.jsonl").read_text().splitlines()
+        questions = (smoke / "data" / "sets" / name / "items.jsonl").read_text().strip().splitlines()
         assert benchmark["n"] == len(questions)
         assert set(benchmark["selectors"]) >= SELECTORS
         assert {"learned-uniform", "cycle2-cycle1"} <= set(benchmark["paired"])

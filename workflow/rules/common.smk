@@ -13,11 +13,30 @@ says with `needs` which kinds of file it takes, and each is taken from the simpl
 import hashlib
 import json
 import re
+import shutil
 from functools import partial
+
+from snakemake.persistence.file import FilePersistence
 
 from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
 from viarl.runs import Graph, compared_runs, run_name, split_run
+
+
+def keep_locks_of_others():
+    """A command that ends removes its own locks alone; Snakemake 9.27 removes those of every command in the folder."""
+
+    def remove_own(persistence):
+        for lock in persistence._lockfile.values():
+            if os.path.exists(lock):
+                os.remove(lock)
+        persistence._lockfile.clear()
+
+    FilePersistence._delete_locks = remove_own
+    FilePersistence.cleanup_locks = lambda persistence: shutil.rmtree(persistence._lockdir)  # --unlock
+
+
+keep_locks_of_others()
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others
@@ -261,9 +280,26 @@ def folder(files):
     return os.path.dirname(next(iter(files), ""))
 
 
-def model(role):
-    """A params function: folder or hub id of a model, from the job's input of that name, else from the configuration."""
-    return lambda w, input: folder(input.get(role)) or GRAPH.config(w.run)[role]["model"]
+def last_cycle(run=""):
+    """The last cycle of a run; with `cycles: auto` it is known only when those before it are evaluated and judged."""
+    config = GRAPH.config(run)
+    if config["cycles"] != "auto":
+        return config["cycles"]
+    for c in range(1, config["max_cycles"]):
+        with open(checkpoints.judge_gain.get(run=run, c=c).output.verdict) as verdict:
+            if json.load(verdict)["stop"]:
+                return c
+    return config["max_cycles"]
+
+
+def summaries(w):
+    """eval.json of every cycle of the main run."""
+    return expand("<results>/cycle{c}/eval.json", c=range(last_cycle() + 1))
+
+
+def model(role, name=None):
+    """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
+    return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]
 
 
 def features(w, input):

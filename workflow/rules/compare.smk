@@ -14,7 +14,7 @@ def compared_rows(w):
         GRAPH.path(run, "rows", {"c": str(c), "set": name})
         for run in COMPARED
         for name in config["benchmarks"]
-        for c in range(GRAPH.config(run)["cycles"] + 1)
+        for c in range(last_cycle(run) + 1)
     ]
 
 
@@ -23,8 +23,8 @@ def compared(config, w):
     runs = []
     for run in COMPARED:
         ablation, _ = split_run(run)
-        known = {name: GRAPH.config(run)[key] for name, key in (("seed", "seed"), ("cycle", "cycles"))}
         hypothesis = config["ablations"][ablation]["hypothesis"] if ablation else ""
+        known = {"seed": GRAPH.config(run)["seed"], "cycle": last_cycle(run)}
         runs.append(known | {"ablation": ablation, "hypothesis": hypothesis})
     return {"runs": runs}
 

@@ -1,7 +1,8 @@
 """Evaluation: every selector side by side at one frame budget, with the answerer of the cycle.
 
 Inputs:  a set's questions, frames, similarities and picks (of this cycle's and of the untouched selector); the answerer.
-Outputs: <results>/{run}cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/{run}cycle{c}/eval.json.
+Outputs: <results>/{run}cycle{c}/evaluate/{set}.parquet (a row for each question and selector), <results>/{run}cycle{c}/eval.json;
+         with `cycles: auto` <results>/{run}cycle{c}/verdict.json, whether to stop there.
 Usual order: evaluate on each benchmark, then summarise_evaluation, which also compares with the cycles before.
 """
 
@@ -17,6 +18,7 @@ rule evaluate:
             base=of("selected", c=0),
             learned=of("selected"),
             answerer=of("answerer"),
+            base_answerer=of("base_model", role="answerer"),
         ),
     output:
         rows="<results>/{run}cycle{c}/evaluate/{set}.parquet",
@@ -39,11 +41,13 @@ rule evaluate:
             lambda config, w: {"benchmark": w["set"]},
         ),
         answerer=model("answerer"),
+        base_answerer=model("answerer", "base_answerer"),
         code=fingerprint("viarl.stages.evaluate"),
     shell:
         "python -m viarl.stages.evaluate --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --base {input.base:q} --learned {input.learned:q}"
-        " --answerer-model {params.answerer:q} --output {output.rows:q} 2>&1 | tee {log:q}"
+        " --answerer-model {params.answerer:q} --base-answerer-model {params.base_answerer:q}"
+        " --output {output.rows:q} 2>&1 | tee {log:q}"
 
 
 rule summarise_evaluation:
@@ -67,3 +71,28 @@ rule summarise_evaluation:
     shell:
         "python -m viarl.stages.summarise_evaluation --settings {params.settings:q}"
         " --rows {input.rows:q} --output {output.summary:q} 2>&1 | tee {log:q}"
+
+
+checkpoint judge_gain:
+    """Judge from the gain of a cycle on the first benchmark whether another one pays (for `cycles: auto`)."""
+    input:
+        summary="<results>/{run}cycle{c}/eval.json",
+    output:
+        verdict="<results>/{run}cycle{c}/verdict.json",
+    log:
+        "<results>/logs/judge_gain/{run}cycle{c}.log",
+    benchmark:
+        "<results>/benchmarks/judge_gain/{run}cycle{c}.tsv"
+    wildcard_constraints:
+        c=r"[1-9]\d*",
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(30),
+    params:
+        settings=settings("judge_gain", lambda config, w: {"benchmark": config["benchmarks"][0]}, cycle),
+        code=fingerprint("viarl.stages.judge_gain"),
+    shell:
+        "python -m viarl.stages.judge_gain --settings {params.settings:q}"
+        " --summary {input.summary:q} --output {output.verdict:q} 2>&1 | tee {log:q}"

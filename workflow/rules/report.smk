@@ -10,8 +10,8 @@ Usual order: last.
 rule make_report:
     """Draw accuracy by cycle, reward curves and filmstrips of test questions; write the comparison table."""
     input:
-        summaries=expand("<results>/cycle{c}/eval.json", c=range(config["cycles"] + 1)),
-        rows=expand("<results>/cycle{c}/evaluate/{set}.parquet", c=config["cycles"], set=config["benchmarks"]),
+        summaries=summaries,
+        rows=lambda w: expand("<results>/cycle{c}/evaluate/{set}.parquet", c=last_cycle(), set=config["benchmarks"]),
         questions=expand("<data>/sets/{set}/items.jsonl", set=config["benchmarks"]),
         frames=[
             f"<data>/frames/{name}/{shard}.json"

@@ -30,6 +30,7 @@ from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json,
 from viarl.flatten import flatten
 from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
 from viarl.progress import leave_broken_pipes, say
+from viarl.vlm import SIZES
 
 IDENTITY = "identity.json"
 MARKER = "complete.json"
@@ -274,6 +275,7 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
             aside.mkdir()
             model.save_pretrained(aside, max_shard_size="1000GB")
             processor.save_pretrained(aside)
+            write_json(aside / SIZES, {file.name: file.stat().st_size for file in sorted(aside.iterdir())})
             for file in aside.iterdir():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())

@@ -194,6 +194,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
     elif error.validator == "pattern":
         if str(rule).startswith(r"^[^\x00"):
             yield f"{where} = {shown(value)}: holds a line end or another control character; remove it"
+        elif re.fullmatch(r"\^\w+\$", str(rule)):  # one word is let through beside another type
+            others = " or ".join(_TYPES[kind] for kind in error.schema["type"] if kind != "string")
+            yield f"{where} = {shown(value)}: wrong type; write {others} or {rule[1:-1]}"
         else:
             yield f"{where}: {shown(value)} is not of the form {rule}; rename it"
     elif error.validator == "uniqueItems":

@@ -83,7 +83,8 @@ def clear_write_errors(path: Path) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends without an error.
 
-    The content is flushed to disk before the rename, so a kill or a full disk leaves the old file or none.
+    The content is flushed to disk before the rename, so a kill or a full disk leaves the old file or none; a kill also
+    leaves the temporary file, which goes when the folder is next written to.
     """
     temporary = temporary_beside(path)
     try:

@@ -15,6 +15,7 @@ from viarl.files import atomic_path, json_object, text_lines
 T = TypeVar("T")
 
 LETTERS = "ABCDEFGHIJ"
+ENDING = "\n"  # an empty line, so that a file that was cut between two records is told from a whole one
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
@@ -118,9 +119,11 @@ def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
     """Build a record from every line; ValueError lists what is wrong with all of them, and ids that come twice."""
     records: dict[str, T] = {}
     faults: list[str] = []
+    ended = False
     try:
         for number, line in text_lines(path):
-            if line.strip():
+            ended = line == ENDING
+            if not ended:
                 where = f"{path} line {number}"
                 try:
                     fields_ = json_object(line)
@@ -137,6 +140,11 @@ def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
                 records[fields_["id"]] = record
     except ValueError as error:  # nothing behind that place can be read
         faults.append(str(error))
+    if not ended and not faults:
+        faults.append(
+            f"{path}: the empty line that ends the file is missing, so its last records may be missing too; if a rule "
+            "made this file, delete it so that it is made again; if you wrote it, add the line"
+        )
     if not records and not faults:
         faults.append(f"{path}: holds nothing; make the file again with its rule")
     if faults:
@@ -155,7 +163,8 @@ def read_videos(path: Path) -> dict[str, Video]:
 
 
 def write_records(path: Path, records: Iterable[Item | Video]) -> None:
-    """Write items or videos as JSON lines, atomically."""
+    """Write items or videos as JSON lines and an empty line, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for record in records:
             handle.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        handle.write(ENDING)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from viarl.vlm import resolve_device
+from viarl.vlm import damage_named, resolve_device
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -52,5 +52,6 @@ def load_clip(model: str | Path, pretrained: str | None = None, device: str = "a
                 + (f"set clip.pretrained to one of {known}" if known else "set clip.model to one of its model names")
             )
     target = resolve_device(device)
-    loaded, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained, device=target)
+    with damage_named(model):
+        loaded, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained, device=target)
     return Clip(loaded.eval(), preprocess, open_clip.get_tokenizer(name), target)

@@ -100,6 +100,8 @@ def main(settings: Settings) -> None:
                     print(f"{video}: its file was changed since {settings.videos} was made; taken as it is", flush=True)
             except VideoError as error:
                 bad[video] = str(error)
+            except OSError:
+                raise  # a full disk is no fault of this video
             except Exception as error:
                 raise RuntimeError(f"caching the frames of video {video!r} ({every[video].path}): {error}") from error
             progress.advance(note=f"{len(bad)} bad" if bad else "")

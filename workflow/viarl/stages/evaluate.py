@@ -7,7 +7,7 @@ from viarl import tracking
 from viarl.answer.answerer import load_answerer
 from viarl.clip.scores import read_scores
 from viarl.evaluate.rows import write_rows
-from viarl.evaluate.selectors import LEARNED, Sources, choose, evaluate
+from viarl.evaluate.selectors import LEARNED, UNTUNED, Choice, Sources, choose, evaluate
 from viarl.items import read_items
 from viarl.selection.picks import read_picks
 from viarl.stages.command import run
@@ -38,6 +38,7 @@ class Settings:
     base: Path  # picks of the untouched selector
     learned: Path  # picks of this cycle's selector
     answerer_model: Path  # folder or hub id
+    base_answerer_model: Path  # the untouched one
     output: Path
     benchmark: str
     cycle: int
@@ -59,15 +60,22 @@ def main(settings: Settings) -> None:
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
     with tracking.start(settings.tracking, params) as run_:
         choices = choose(items, sources, how.selectors, settings.selected, how.random_seeds)
-        answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
-        answerer.batch_size = how.batch_size or answerer.batch_size
-        rows = evaluate(choices, answerer, sources, benchmark=settings.benchmark, cycle=settings.cycle)
+        by_answerer: dict[Path, list[Choice]] = {settings.answerer_model: []}
+        for choice in choices:
+            untuned = choice.selector in UNTUNED
+            model = settings.base_answerer_model if untuned else settings.answerer_model
+            by_answerer.setdefault(model, []).append(choice)
+        rows, asked = [], 0
+        for model, own in by_answerer.items():  # one model in memory at a time
+            answerer = load_answerer(model, settings.answerer, cache, settings.device)
+            answerer.batch_size = how.batch_size or answerer.batch_size
+            rows += evaluate(own, answerer, sources, benchmark=settings.benchmark, cycle=settings.cycle)
+            asked += answerer.asked
+            del answerer
         write_rows(settings.output, rows)
-        run_.log_metrics({"rows": len(rows), "asked": answerer.asked})
+        run_.log_metrics({"rows": len(rows), "asked": asked})
         run_.log_artifact(settings.output)
-    print(
-        f"{settings.benchmark}: {len(rows)} rows from {answerer.asked} different questions to the answerer", flush=True
-    )
+    print(f"{settings.benchmark}: {len(rows)} rows from {asked} different questions to the answerer", flush=True)
 
 
 if __name__ == "__main__":

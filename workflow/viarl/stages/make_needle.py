@@ -45,11 +45,20 @@ def _prepare(folder: Path, origin: dict[str, object], wanted: set[str]) -> None:
         write_json(note, origin)
 
 
+def _is_whole(path: Path, frames: int) -> bool:
+    """Tell whether a video is there with all its frames (their table lies at the end, so a cut file has none)."""
+    try:
+        with av.open(str(path)) as container:
+            return container.streams.video[0].frames == frames
+    except (FileNotFoundError, av.error.FFmpegError):
+        return False
+
+
 def _write_videos(scenes: list[Scene], folder: Path) -> Iterator[Video]:
     progress = Progress("videos", len(scenes))
     for scene in scenes:
         path = folder / f"{scene.id}.mp4"
-        if not path.exists():
+        if not _is_whole(path, scene.frames):
             with atomic_path(path) as temporary:
                 encode(render(scene), temporary, scene.quality)
         yield Video(scene.id, f"{folder.name}/{path.name}", path.stat().st_size, sha256_file(path))
