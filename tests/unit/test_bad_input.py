@@ -113,6 +113,10 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"selector": {"start": {"noise": 1.5}}},
         "selector.start.noise = 1.5: out of range; it must be at",
     ),
+    "start warms up too long": (
+        {"selector": {"start": {"warmup_steps": 61}}},
+        "selector.start.warmup_steps = 61: more than selector.start.steps = 60",
+    ),
     "unknown labels": (
         {"selector": {"start": {"labels": "orakel"}}},
         "selector.start.labels = 'orakel': unknown value; did you mean 'oracle'?",

@@ -117,7 +117,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             f"({left_out}); choose other labels, or none"
         )
     noisy = sum(labels.is_noise(example.item) for example in usable)
-    found = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}
+    found: dict[str, float] = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}
     found |= {f"left_out/{reason}": count for reason, count in left_out.items()}
     if not math.isnan(hit := recall(usable, cache)):
         found["label_evidence_recall"] = hit
