@@ -17,6 +17,7 @@ where SLURM is not installed.
 """
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "scontrol", "squeue", "scancel", "sinfo")
@@ -160,11 +162,24 @@ def install() -> None:
             POLICY.unlink(missing_ok=True)
 
 
+def lock(root: Path) -> TextIO | None:
+    """Return the file that marks the cluster in a folder as in use, None where another process holds it."""
+    file = (root / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 def stop_leftover() -> None:
     """Stop a test cluster that was left over; ClusterError if the machine has a SLURM of its own."""
     for path in (CONFIGURATION / name for name in FILES):
         if path.is_symlink() and path.readlink().parent.name.startswith(PREFIX):
             root = path.readlink().parent
+            if root.is_dir() and not lock(root):
+                raise ClusterError(f"another test cluster is running, in {root}: wait for its end")
             kill_all(root)
             path.unlink()
             shutil.rmtree(root, ignore_errors=True)
@@ -210,6 +225,7 @@ class Cluster:
     def __init__(self) -> None:
         self.root = Path()
         self.environment: dict[str, str] = {}
+        self._lock: TextIO | None = None
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -230,6 +246,7 @@ class Cluster:
 
     def _start(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = lock(self.root)
         self.root.chmod(0o755)  # munge refuses a socket in a folder that others cannot enter
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
         self.environment[MARK] = str(self.root)

@@ -1,11 +1,14 @@
 """One cluster for all tests of this folder, and copies of the workflow whose runs it disturbs."""
 
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +16,12 @@ import pytest
 import yaml
 
 from tests.dag.conftest import copy_workflow
-from tests.slurm.cluster import Cluster, ClusterError, kill
+from tests.slurm.cluster import Cluster, ClusterError, kill, processes
 from viarl.files import sha256_file
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
 # The default looks every 10, 20, 30 s: too seldom for jobs of 10 s. Few at a time, as the nodes are one machine.
 IMPATIENT = ["--jobs", "4", "--slurm-init-seconds-before-status-checks", "5"]
-COPY_MARK = "VIARL_TEST_COPY"  # in the environment of a run's processes: its folder
 # What the README tells to do after a kill -9 of Snakemake: cancel the jobs of this folder.
 CANCEL = (
     """squeue --me --noheader --format='%i %Z' | awk -v folder="$PWD" '$2 == folder {print $1}' | xargs -r scancel"""
@@ -30,8 +32,8 @@ PRESET = ["--configfile", "presets/smoke.yaml"]
 FAULTS = "results/smoke/cycle1/eval.json"
 OVERLAY = {
     "benchmarks": ["needle"],
-    "selector": {"training": {"steps": 150, "save_every": 10}},
-    "answerer": {"tuning": {"steps": 60, "save_every": 10}},
+    "selector": {"training": {"steps": 100, "save_every": 5}},
+    "answerer": {"tuning": {"steps": 20, "save_every": 5}},
 }
 
 
@@ -51,19 +53,30 @@ class Run:
             assert time.monotonic() < end, f"not within {seconds} s: {what}\n{self.log()}"
             time.sleep(0.5)
 
-    def trainer(self, rule: str = "train_selector", new: int = 1) -> str:
-        """Return the number of the rule's job once it runs and has written that many checkpoints."""
-        role = rule.rpartition("_")[2]
-        folder = self.root / "results/smoke/cycle1/checkpoints" / role
-        last = _last_step(folder)
-        found: list[str] = []
+    def trainer(self, rule: str = "train_selector") -> str:
+        """Return the number of the rule's job once it runs and has written a checkpoint since."""
+        folder = self.root / "results/smoke/cycle1/checkpoints" / rule.rpartition("_")[2]
+        before: dict[str, int] = {}  # the last step when a job was first seen running
 
         def ready() -> bool:
-            found[:] = self.cluster.jobs(self.root, rule, "running")
-            return bool(found) and _last_step(folder) >= last + 10 * new
+            running = self.cluster.jobs(self.root, rule, "running")
+            return any(_last_step(folder) > before.setdefault(job, _last_step(folder)) for job in running)
 
         self.wait_for(ready, f"{rule} runs and has a new checkpoint")
-        return found[0]
+        return [*before][-1]
+
+    @contextmanager
+    def held(self, rule: str) -> Iterator[None]:
+        """Hold the rule's stage until SIGTERM waits for it: SLURM looks at time limits every half minute only."""
+        stage = f"viarl.stages.{rule}".encode()
+        commands = {process: Path(f"/proc/{process}/cmdline") for process in processes(_mark(self.root))}
+        (process,) = (process for process, file in commands.items() if file.read_bytes().split(b"\0")[2:3] == [stage])
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+            self.wait_for(lambda: _waits_for(process, signal.SIGTERM), f"{rule} is sent SIGTERM", 90)
+        finally:
+            os.kill(process, signal.SIGCONT)
 
     def states(self, rule: str = "train_selector") -> list[str]:
         """Return the states of the rule's jobs, in the order of submission."""
@@ -85,6 +98,15 @@ def _last_step(folder: Path) -> int:
     return max(
         (int(path.parent.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*/complete.json")), default=0
     )
+
+
+def _mark(root: Path) -> dict[str, str]:
+    return {"VIARL_TEST_COPY": str(root)}  # in the environment of a run's processes
+
+
+def _waits_for(process: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    return bool(int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -113,11 +135,11 @@ class Copy:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return self.cluster.environment | {COPY_MARK: str(self.root)}
+        return self.cluster.environment | _mark(self.root)
 
     def kill(self) -> None:
         """End what still runs here, after a test that failed too."""
-        kill({COPY_MARK: str(self.root)})
+        kill(_mark(self.root))
         for job in self.cluster.jobs(self.root, states="pending,running,completing"):
             with suppress(ClusterError):  # it ended meanwhile
                 self.cluster.run("scancel", job)
