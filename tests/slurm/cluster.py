@@ -3,7 +3,7 @@
     with Cluster() as cluster:
         subprocess.run(["srun", "hostname"], env=cluster.environment)
 
-Two nodes have a GPU resource (a stand-in device: it is counted and numbered, not computed on). The nodes advertise more
+Two nodes have a GPU resource (no real device: it is counted and numbered, not computed on). The nodes advertise more
 CPUs and memory than there are. Everything lies in a temporary folder and listens on loopback only; what must lie
 elsewhere is two links in /etc/slurm, since jobs look for their configuration there. A machine that has a SLURM
 of its own is refused. At the end, by whatever way, all processes are killed and links and folder are removed; after a
@@ -138,8 +138,6 @@ def kill_all(root: Path) -> None:
 def install() -> None:
     """Install SLURM where it is missing, without starting the packages' own services."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        raise ClusterError("the test cluster must be started by root: run this in a container, or with sudo")
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -230,8 +228,10 @@ class Cluster:
         self._stack = ExitStack()
 
     def __enter__(self) -> "Cluster":
-        install()
+        if os.geteuid() != 0:
+            raise ClusterError("the test cluster must be started by root: run this in a container, or with sudo")
         stop_leftover()
+        install()
         self._stack.enter_context(signals_as_interrupt())
         self._stack.callback(self._stop)
         try:

@@ -33,7 +33,7 @@ FAULTS = "results/smoke/cycle1/eval.json"
 OVERLAY = {
     "benchmarks": ["needle"],
     "selector": {"training": {"steps": 100, "save_every": 5}},
-    "answerer": {"tuning": {"steps": 20, "save_every": 5}},
+    "answerer": {"tuning": {"steps": 60, "save_every": 5}},
 }
 
 
@@ -68,9 +68,8 @@ class Run:
     @contextmanager
     def held(self, rule: str) -> Iterator[None]:
         """Hold the rule's stage until SIGTERM waits for it: SLURM looks at time limits every half minute only."""
-        stage = f"viarl.stages.{rule}".encode()
-        commands = {process: Path(f"/proc/{process}/cmdline") for process in processes(_mark(self.root))}
-        (process,) = (process for process, file in commands.items() if file.read_bytes().split(b"\0")[2:3] == [stage])
+        command = ["python", "-m", f"viarl.stages.{rule}"]
+        (process,) = (number for number in processes(_mark(self.root)) if _command(number)[:3] == command)
         os.kill(process, signal.SIGSTOP)
         try:
             yield
@@ -102,6 +101,13 @@ def _last_step(folder: Path) -> int:
 
 def _mark(root: Path) -> dict[str, str]:
     return {"VIARL_TEST_COPY": str(root)}  # in the environment of a run's processes
+
+
+def _command(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:
+        return []  # it ended meanwhile
 
 
 def _waits_for(process: int, number: signal.Signals) -> bool:
