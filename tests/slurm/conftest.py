@@ -82,10 +82,10 @@ class Run:
         jobs = self.cluster.jobs(self.root, rule)
         return [jobs[number] for number in sorted(jobs, key=int)]
 
-    def finish(self) -> str:
-        """Wait for the end, which must be a success, and return the hash of the evaluation."""
+    def finish(self) -> dict[str, str]:
+        """Wait for the end, which must be a success, and return the hashes of what was made."""
         assert self.process.wait(timeout=900) == 0, self.log()
-        return sha256_file(self.root / FAULTS)
+        return _hashes(self.root)
 
     def log(self) -> str:
         """Return the end of what Snakemake and the jobs that failed said."""
@@ -97,6 +97,12 @@ def _last_step(folder: Path) -> int:
     return max(
         (int(path.parent.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*/complete.json")), default=0
     )
+
+
+def _hashes(root: Path) -> dict[str, str]:
+    """Hashes of the evaluation of cycle 1 and of the models, which tell more than the few questions they answer."""
+    models = [f"results/smoke/cycle1/{role}/model.safetensors" for role in ("selector", "answerer")]
+    return {name: sha256_file(root / name) for name in (FAULTS, *models)}
 
 
 def _mark(root: Path) -> dict[str, str]:
@@ -202,11 +208,11 @@ def _copied(smoke: Copy, root: Path) -> Copy:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(smoke: Copy, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The hash of cycle 1's evaluation with the overlay, made without SLURM and without faults."""
+def undisturbed(smoke: Copy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The hashes of cycle 1's evaluation and models with the overlay, made without SLURM and without faults."""
     copy = _copied(smoke, tmp_path_factory.mktemp("undisturbed") / "copy")
     copy.locally(FAULTS, *PRESET, "overlay.yaml")
-    return sha256_file(copy.root / FAULTS)
+    return _hashes(copy.root)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tests.slurm.conftest import Copy
 pytestmark = pytest.mark.slurm
 
 
-def test_memory_preemption_time_limit(copy: Copy, undisturbed: str) -> None:
+def test_memory_preemption_time_limit(copy: Copy, undisturbed: dict[str, str]) -> None:
     """Too little memory, a higher partition, a time limit: the same evaluation, without a word from the user."""
     cluster = copy.cluster
     copy.change_profile("train_selector", mem_mb="700 * attempt * attempt")
@@ -37,7 +37,7 @@ def test_memory_preemption_time_limit(copy: Copy, undisturbed: str) -> None:
     assert run.states("tune_answerer") == ["FAILED", "COMPLETED"]
 
 
-def test_snakemake_killed(copy: Copy, undisturbed: str) -> None:
+def test_snakemake_killed(copy: Copy, undisturbed: dict[str, str]) -> None:
     """After a kill -9 of Snakemake its jobs go on; the README's commands cancel them, and the next run goes on."""
     run = copy.start()
     job = run.trainer()

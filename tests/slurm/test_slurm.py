@@ -37,7 +37,7 @@ def test_queue(smoke: Copy) -> None:
     assert {gres for comment, gres, _ in rows if comment.startswith("rule_make_needle")} == {"N/A"}
 
 
-def test_cancelled_then_node_lost(copy: Copy, undisturbed: str) -> None:
+def test_cancelled_then_node_lost(copy: Copy, undisturbed: dict[str, str]) -> None:
     """A cancelled training and one whose node dies go on from their checkpoints, without a word from the user."""
     cluster = copy.cluster
     run = copy.start()
