@@ -11,7 +11,7 @@ from viarl.vlm import load_model, load_processor
 
 pytestmark = pytest.mark.e2e
 
-FULL = "No space left on device"
+FULL = "no space is left"
 
 
 def fill(disk: Path, leave: int) -> Path:
