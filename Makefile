@@ -1,7 +1,8 @@
 # make        set up the environment (.venv) from the lock
 # make demo   set up everything, run the default to results/cycle2/eval.json, and write the report
 # make test   set up everything, lint, pass the tests
-# See also: bench, mlflow, report, lint, unit, e2e, chaos, lock. Variables: PYTHON, CORES, ARGS (more options for Snakemake).
+# See also: bench, mlflow, report, lint, unit, e2e, test-slurm, chaos, lock.
+# Variables: PYTHON, CORES, ARGS (more options for Snakemake).
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -15,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env demo test lint unit e2e chaos bench mlflow report lock
+.PHONY: env demo test lint unit e2e test-slurm chaos bench mlflow report lock
 .DEFAULT_GOAL := env
 
 # Made anew where the lock differs from the one that was installed; otherwise this takes no time.
@@ -70,6 +71,10 @@ test: lint unit e2e
 # The smoke preset 20 times with one fault each (an hour or two); options: make chaos CHAOS="--runs 3 --seed 5"
 chaos: env
 	$(BIN)/python tests/chaos.py --folder results/chaos $(CHAOS)
+
+# A real SLURM cluster on this machine, installed by apt where it is missing (root). All faults: TESTS=tests/slurm.
+test-slurm: env
+	$(BIN)/python -m pytest -m slurm --durations=0 $(or $(TESTS),tests/slurm/test_slurm.py)
 
 # Pins what .venv holds. To raise versions: pip install -U -r envs/requirements.in, then this.
 lock:

@@ -30,7 +30,12 @@ benchmarks: [needle]
 cycles: 1
 report: {filmstrips: 1}
 """
-RUNTIME = {"device": "cpu", "tracking": {"root": str(RESULTS), "defer_below_s": 1e9}}  # nothing is pushed
+RUNTIME = {
+    "device": "cpu",
+    "timeout_s": 60.0,
+    "max_bad_share": 0.0,
+    "tracking": {"root": str(RESULTS), "defer_below_s": 1e9},  # nothing is pushed
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     workflow = copy_workflow(tmp_path_factory.mktemp("world"))
     (workflow.root / "small.yaml").write_text(OVERLAY)
     done = workflow.run("-n", "-p", "--configfile", "presets/smoke.yaml", "small.yaml")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.output
     world = World(workflow.root, command_lines(done.output))
     for output in world.commands:
         made = world.run(output)

@@ -38,6 +38,10 @@ def keep_locks_of_others():
 
 keep_locks_of_others()
 
+# SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
+# its state, and the log holds what it said.
+shell.prefix("trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
+
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others
     "questions": "<data>/{run}sets/{set}/items.jsonl",

@@ -128,7 +128,9 @@ def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
                 try:
                     fields_ = json_object(line)
                 except ValueError as error:
-                    faults.append(f"{where}: {error}")
+                    faults.append(
+                        f"{where}: {error}; or, if a rule made this file, delete {path} so that it is made again"
+                    )
                     continue
                 try:
                     record = build(fields_, where)
