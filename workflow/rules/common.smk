@@ -18,6 +18,7 @@ from functools import partial
 from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
 from viarl.runs import Graph, compared_runs, run_name, split_run
+from viarl.tracking import git_tags
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others
@@ -265,6 +266,8 @@ def runtime(config):
 TRACKING = config["tracking"] | {
     "root": workflow.pathvars.apply("<results>"),
     "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+    "configuration": config,
+    "tags": git_tags(workflow.basedir),
     "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
 }
 os.environ.update(
