@@ -120,7 +120,9 @@ class _Store:
         for known in self.client.search_experiments(filter_string=wanted):
             if known.tags.get(BEGINNING_TAG) == beginning:
                 return known
-        artifacts = None if self.settings.uri else (self.settings.root / "mlartifacts").resolve().as_uri()
+        # A server knows where artifacts go; with a database alone, MLflow would put them into the working directory.
+        database = self.settings.destination.startswith(("sqlite", "postgresql", "mysql", "mssql"))
+        artifacts = (self.settings.root / "mlartifacts").resolve().as_uri() if database else None
         tags = {ROOT_TAG: root, BEGINNING_TAG: beginning}
         name = f"{beginning} {self.settings.root.resolve()}"
         try:
