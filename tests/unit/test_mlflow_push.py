@@ -108,6 +108,14 @@ def history(known: Tracking, run: Any, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
+def view(known: Tracking) -> Any:
+    """The saved view of the root's experiment."""
+    from mlflow import MlflowClient
+
+    (experiment,) = [one for one in MlflowClient(known.destination).search_experiments() if "viarl.root" in one.tags]
+    return json.loads(experiment.tags["mlflow.sharedViewState.ablations"])
+
+
 def artifacts(known: Tracking, run: Any, folder: str = "") -> list[str]:
     """Paths of a run's artifacts."""
     from mlflow import MlflowClient
@@ -125,7 +133,7 @@ def check_whole(known: Tracking) -> None:
         stages = ["summarise_evaluation cycle 0", "summarise_evaluation cycle 1", "train_selector cycle 1"]
         stages = [*(["make_needle set needle"] if not place else []), *stages]
         assert sorted(child.info.run_name for child in below) == [f"{stage} ({name})" for stage in stages]
-        assert history(known, parents[name], "needle/learned_accuracy") == [
+        assert history(known, parents[name], "learned/needle") == [
             (0, 0.4 + 0.01 * place),
             (1, 0.4 + 0.1 + 0.01 * place),
         ]
@@ -155,10 +163,9 @@ def test_runs_stand_side_by_side(tmp_path):
     tags = {"ablation": "no_length", "seed": "1", "hypothesis": "Length pays nothing.", "git_commit": "c0ffee"}
     tags |= {"results_root": str(tmp_path)}
     assert tags.items() <= parent.data.tags.items()
-    named = {"learned_accuracy", "uniform_accuracy", "learned_minus_uniform"}
-    names = {name + end for name in named for end in ("", "_low", "_high")} | {"learned_evidence_recall"}
-    assert set(parent.data.metrics) == {f"needle/{name}" for name in names | {"learned_valid_rate"}}
-    assert parent.data.metrics["needle/learned_accuracy_low"] == pytest.approx(0.53 - 0.1)
+    names = {name + end for name in ("learned", "uniform", "gain") for end in ("", "_low", "_high")}
+    assert set(parent.data.metrics) == {f"{name}/needle" for name in names | {"recall", "valid"}}
+    assert parent.data.metrics["learned_low/needle"] == pytest.approx(0.53 - 0.1)
     assert artifacts(known, parent) == ["config.yaml", "cycle0", "cycle1"]
     assert artifacts(known, parent, "cycle1") == ["cycle1/eval.json"]
 
@@ -166,6 +173,8 @@ def test_runs_stand_side_by_side(tmp_path):
     assert (tags | {"cycle": "1", "code_fingerprint": "beef"}).items() <= child.data.tags.items()
     assert child.data.params == {"lr": "0.1", "data.items": "ca3d163bab055381"}
     assert artifacts(known, child) == ["config.yaml"]
+    shown = [f"metrics.`{name}/needle`" for name in ("learned", "uniform", "gain", "recall", "valid")]
+    assert view(known) == {"selectedColumns": [*shown, "tags.`hypothesis`"]}
 
 
 def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_path):
@@ -188,8 +197,8 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     assert {name for name, (old, new) in ids.items() if old != new} == {"main seed 0", "main seed 1"}
     assert after["main seed 0"].data.params["frames.selected"] == "3"
     assert after["main seed 0"].data.tags["mlflow.note.content"] == "the one to look at"
-    assert history(known, after["main seed 1"], "needle/learned_accuracy") == [(0, pytest.approx(0.41)), (1, 0.7)]
-    steps = [step for step, _ in history(known, after["no_length seed 0"], "needle/learned_accuracy")]
+    assert history(known, after["main seed 1"], "learned/needle") == [(0, pytest.approx(0.41)), (1, 0.7)]
+    steps = [step for step, _ in history(known, after["no_length seed 0"], "learned/needle")]
     assert steps == [0, 1, 2]
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {run.info.run_id for run in after.values()}
     assert client.get_run(before["main seed 0"].info.run_id).info.lifecycle_stage == "deleted"
@@ -255,7 +264,7 @@ def test_a_push_that_breaks_off_after_any_call_is_made_up_for(tmp_path, monkeypa
     parents, children = mirror(known)
     assert set(parents) == {"main seed 0", "no_length seed 0"}
     assert len(children) == 5  # the first evaluation of the main run is history
-    assert history(known, parents["main seed 0"], "needle/learned_accuracy") == [(0, 0.5)]
+    assert history(known, parents["main seed 0"], "learned/needle") == [(0, 0.5)]
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {
         run.info.run_id for run in parents.values()
     }

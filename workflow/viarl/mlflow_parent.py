@@ -1,7 +1,9 @@
 """What the parent run of an ablation and a training seed says in MLflow, read from the records alone.
 
 Parameters are the flattened configuration, the ablation's overlay applied, as it was when the newest record began.
-Metrics are the accuracies of each cycle's evaluation, with the cycle as step.
+Metrics are those of each cycle's evaluation, with the cycle as step: accuracy with the learned selector and with uniform
+frames, gain (their difference), evidence recall and the rate of valid selections. They are named like "learned/needle"
+and "learned_low/needle", the benchmark last, for MLflow cuts long names at their end.
 """
 
 import math
@@ -21,9 +23,11 @@ from viarl.tracking import Record, Tracking, configuration_path
 SUMMARY = "summarise_evaluation"  # the stage whose records hold a cycle's accuracies
 ENDS = {"value": "", "low": "_low", "high": "_high"}
 # Of the many numbers of an evaluation, those that are looked at side by side: learned against uniform selection.
-_ACCURACY = re.compile(r"(\w+)/(learned|uniform)/accuracy_(value|low|high)")
+SELECTORS = ("learned", "uniform")
+_ACCURACY = re.compile(rf"(\w+)/({'|'.join(SELECTORS)})/accuracy_(value|low|high)")
 _DIFFERENCE = re.compile(r"(\w+)/learned-uniform/(value|low|high)")
-_OTHERS = re.compile(r"(\w+)/learned/(evidence_recall|valid_rate)")
+OTHERS = {"evidence_recall": "recall", "valid_rate": "valid"}
+_OTHERS = re.compile(rf"(\w+)/learned/({'|'.join(OTHERS)})")
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,26 @@ def newest(records: Sequence[Record]) -> list[Record]:
 
 
 def _points(record: Record) -> dict[tuple[str, int], tuple[float, float]]:
-    """Return a cycle's accuracies under the names that a parent gives them, the cycle as step."""
+    """Return a cycle's figures under the names that a parent gives them, the cycle as step."""
     points = {}
     for key, series in record.metrics.items():
         if found := _ACCURACY.fullmatch(key):
-            name = f"{found[1]}/{found[2]}_accuracy{ENDS[found[3]]}"
+            name = f"{found[2]}{ENDS[found[3]]}/{found[1]}"
         elif found := _DIFFERENCE.fullmatch(key):
-            name = f"{found[1]}/learned_minus_uniform{ENDS[found[2]]}"
+            name = f"gain{ENDS[found[2]]}/{found[1]}"
         elif found := _OTHERS.fullmatch(key):
-            name = f"{found[1]}/learned_{found[2]}"
+            name = f"{OTHERS[found[2]]}/{found[1]}"
         else:
             continue
         value, moment = series[max(series)]
         if math.isfinite(value):
             points[name, int(record.header["cycle"])] = (value, moment)
     return points
+
+
+def columns(parents: Sequence[Parent]) -> list[str]:
+    """Return the columns of a table of parents as MLflow's page names them: figures without intervals, hypotheses."""
+    keys = {key for parent in parents for key, _ in parent.points if not key.split("/")[0].endswith(("_low", "_high"))}
+    order = [*SELECTORS, "gain", *OTHERS.values()]
+    shown = sorted(keys, key=lambda key: (key.split("/")[1], order.index(key.split("/")[0])))
+    return [*(f"metrics.`{key}`" for key in shown), "tags.`hypothesis`"]

@@ -8,6 +8,7 @@ the stage `sync_mlflow`, and a push that is repeated doubles nothing: runs are f
 their key and step.
 """
 
+import json
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from viarl.files import write_json, write_text
-from viarl.mlflow_parent import Parent, known_parent, newest
+from viarl.mlflow_parent import Parent, columns, known_parent, newest
 from viarl.progress import say
 from viarl.tracking import Record, Tracking, mark_path, marked, read_record, records
 
@@ -35,6 +36,10 @@ RECORD_TAG = "viarl.record"  # of a child: its record's id
 ROOT_TAG = "viarl.root"  # of the experiment: the results root's id
 BEGINNING_TAG = "viarl.experiment"  # of the experiment: the setting `experiment`
 OF_TAG = "viarl.parent_of"  # of a parent: the run (viarl.runs) that it stands for
+# Of the experiment, MLflow's own: it is a training, and has a saved view (its page with ?viewStateShareKey=ablations)
+# that shows the parents' figures as columns.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+VIEW_TAG = "mlflow.sharedViewState.ablations"
 STATE_TAG = "viarl.state"  # of a parent: a hash of what was pushed of it, set last
 Points = dict[tuple[str, int], float]  # value of each (key, step)
 # Set before MLflow is imported: no telemetry, and an unreachable server is given up after seconds, not minutes.
@@ -107,7 +112,7 @@ class _Store:
         self.settings = settings
         self.client = MlflowClient(settings.destination)
         found = self._experiment()
-        self.experiment: str = found.experiment_id
+        self.experiment, self.view = str(found.experiment_id), found.tags.get(VIEW_TAG)
         # The creation time tells a store that was deleted and made anew: there, everything is pushed again.
         self.name = f"{settings.destination}#{self.experiment}@{found.creation_time}"
 
@@ -123,7 +128,7 @@ class _Store:
         # A server knows where artifacts go; with a database alone, MLflow would put them into the working directory.
         database = self.settings.destination.startswith(("sqlite", "postgresql", "mysql", "mssql"))
         artifacts = (self.settings.root / "mlartifacts").resolve().as_uri() if database else None
-        tags = {ROOT_TAG: root, BEGINNING_TAG: beginning}
+        tags = KIND | {ROOT_TAG: root, BEGINNING_TAG: beginning}
         name = f"{beginning} {self.settings.root.resolve()}"
         try:
             made = self.client.create_experiment(name, artifact_location=artifacts, tags=tags)
@@ -142,17 +147,22 @@ class _Store:
             if record is not None and marked(path) != self._mark(record):
                 groups.setdefault(record.header["run"], []).append((path, record))
         known = [record for record in map(_read, records(self.settings.root)) if record] if groups else []
+        parents = []
         for run, news in groups.items():
             others = {record.header["id"]: record for _, record in news}
             others |= {record.header["id"]: record for record in known if record.header["run"] == run}
             # The parent first: after a kill, what is not marked yet brings the push back to both.
             current = newest(list(others.values()))
             parent = known_parent(self.settings, run, current)
+            parents.append(parent)
             parent_id = self._push_parent(parent)
             ids = {record.header["id"] for record in current}
             for path, record in news:
                 self._push_record(record, record.header["id"] in ids, parent, parent_id)
                 write_json(mark_path(path), self._mark(record))
+        view = json.dumps({"selectedColumns": columns(parents)})
+        if parents and len(view) > len(self.view or ""):  # the runs of this push may have fewer figures than others
+            self.client.set_experiment_tag(self.experiment, VIEW_TAG, view)
         return sum(map(len, groups.values()))
 
     def _mark(self, record: Record) -> dict[str, Any]:
