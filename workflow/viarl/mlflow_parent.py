@@ -1,7 +1,7 @@
 """What the parent run of an ablation and a training seed says in MLflow, read from the records alone.
 
 Parameters are the flattened configuration, the ablation's overlay applied, as it was when the newest record began.
-Metrics are those of each cycle's evaluation, with the cycle as step: accuracy with the learned selector and with uniform
+Metrics are those of each cycle's evaluation, the cycle being the step: accuracy with the learned selector and uniform
 frames, gain (their difference), evidence recall and the rate of valid selections. They are named like "learned/needle"
 and "learned_low/needle", the benchmark last, for MLflow cuts long names at their end.
 """
