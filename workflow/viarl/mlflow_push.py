@@ -36,9 +36,8 @@ RECORD_TAG = "viarl.record"  # of a child: its record's id
 ROOT_TAG = "viarl.root"  # of the experiment: the results root's id
 BEGINNING_TAG = "viarl.experiment"  # of the experiment: the setting `experiment`
 OF_TAG = "viarl.parent_of"  # of a parent: the run (viarl.runs) that it stands for
-# Of the experiment, MLflow's own: it is a training, and has a saved view (its page with ?viewStateShareKey=ablations)
-# that shows the parents' figures as columns.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+# Of the experiment, MLflow's own: a saved view that shows the parents' figures as columns; its page opens with
+# #/experiments/<id>/runs?workflowType=machine_learning&viewStateShareKey=ablations
 VIEW_TAG = "mlflow.sharedViewState.ablations"
 STATE_TAG = "viarl.state"  # of a parent: a hash of what was pushed of it, set last
 Points = dict[tuple[str, int], float]  # value of each (key, step)
@@ -128,7 +127,7 @@ class _Store:
         # A server knows where artifacts go; with a database alone, MLflow would put them into the working directory.
         database = self.settings.destination.startswith(("sqlite", "postgresql", "mysql", "mssql"))
         artifacts = (self.settings.root / "mlartifacts").resolve().as_uri() if database else None
-        tags = KIND | {ROOT_TAG: root, BEGINNING_TAG: beginning}
+        tags = {ROOT_TAG: root, BEGINNING_TAG: beginning}
         name = f"{beginning} {self.settings.root.resolve()}"
         try:
             made = self.client.create_experiment(name, artifact_location=artifacts, tags=tags)
