@@ -40,9 +40,12 @@ def client(settings: Tracking):
 
 
 def runs(settings: Tracking) -> list:
-    """All MLflow runs of the settings' experiment."""
+    """All MLflow runs of the settings' experiment that mirror a record."""
     store = client(settings)
-    return list(store.search_runs([store.get_experiment_by_name(settings.experiment).experiment_id]))
+    (experiment,) = [one for one in store.search_experiments() if one.tags.get("viarl.experiment")]
+    assert experiment.name == f"viarl {settings.root}"
+    found = store.search_runs([experiment.experiment_id])
+    return [run for run in found if "mlflow.parentRunId" in run.data.tags]
 
 
 def history(settings: Tracking, run, key: str) -> list[tuple[int, float]]:
@@ -66,7 +69,7 @@ def test_a_run_is_mirrored_with_tags_params_metrics_and_artifacts(settings, tmp_
         run.set_tag("resumed_from", "nothing")
 
     (found,) = runs(settings)
-    assert found.info.run_name == "train_selector c=1"
+    assert found.info.run_name == "train_selector cycle 1 (main)"
     assert found.info.status == "FINISHED"
     assert found.data.params == {"steps": "3", "items": "a.jsonl", "reward.answer": "2.0"}
     expected = {"stage": "train_selector", "cycle": "1", "wildcard.c": "1", "results_root": str(tmp_path)}

@@ -21,6 +21,7 @@ from snakemake.persistence.file import FilePersistence
 from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
 from viarl.runs import Graph, compared_runs, run_name, split_run
+from viarl.tracking import git_tags
 
 
 def keep_locks_of_others():
@@ -333,6 +334,8 @@ def runtime(config):
 TRACKING = config["tracking"] | {
     "root": workflow.pathvars.apply("<results>"),
     "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+    "configuration": config,
+    "tags": git_tags(workflow.basedir),
     "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
 }
 os.environ.update(

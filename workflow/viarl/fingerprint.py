@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "viarl"
-WATCHERS = frozenset({"viarl.mlflow_push", "viarl.monitor", "viarl.progress", "viarl.tracking"})
+WATCHERS = frozenset({"viarl.mlflow_parent", "viarl.mlflow_push", "viarl.monitor", "viarl.progress", "viarl.tracking"})
 ROOT = Path(__file__).resolve().parent.parent
 
 

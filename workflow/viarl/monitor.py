@@ -48,6 +48,8 @@ class Monitor(TrainerCallback):
         numbers = {
             key: float(value) for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)
         }
+        if "valid_rate" in numbers:
+            numbers["invalid_rate"] = 1.0 - numbers["valid_rate"]
         chosen = {f"{self.prefix}{key}": value for key, value in numbers.items() if not self.only or key in self.only}
         self.run.log_metrics(chosen, state.global_step)
         self.progress.advance(1, ", ".join(f"{name} {numbers[name]:.3g}" for name in self.shown if name in numbers))

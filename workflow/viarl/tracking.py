@@ -1,6 +1,6 @@
 """Tracking: every stage writes a local record first; MLflow mirrors it.
 
-    with tracking.start(settings.tracking, params={"steps": 60}) as run:
+    with tracking.start(settings.tracking, params={"steps": 60}, data={"items": settings.items}) as run:
         run.log_metrics({"reward/total": 3.1}, step=1)
         run.log_artifact(settings.output)
         run.set_tag("resumed_from", "step 40")
@@ -9,23 +9,27 @@ A record is a file of JSON lines, appended to and flushed at each call, so a kil
 pushed to MLflow (viarl.mlflow_push) when the stage ends, and every `push_every_s` in long stages; a stage that a signal
 ended leaves that to the next one. An MLflow that cannot be reached warns and stops nothing.
 
-A stage that starts again after a kill, with the same parameters and code, continues its unfinished record, and a step
-that is logged twice counts once. MLflow is imported when something is pushed and nowhere else: the import takes 1.5 s.
+A stage that starts again after a kill, with the same parameters, data and code, continues its unfinished record, and a
+step that is logged twice counts once. The configuration is kept beside the records, once for all that share it. MLflow
+is imported when something is pushed and nowhere else: the import takes 1.5 s.
 """
 
 import json
 import os
+import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from viarl.files import clear_write_errors, read_json
+from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, write_json
 from viarl.flatten import flatten
 from viarl.progress import say
+
+Files = Path | Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Tracking:
             stage there is no record and nothing is tracked.
         root: results root; the default MLflow store and its artifacts lie below it.
         uri: MLflow tracking URI; None is `sqlite:///<root>/mlflow.db`.
-        experiment: name of the MLflow experiment.
+        experiment: begins the name of the MLflow experiment; the results root ends it, so that no two roots mix.
         stage: rule name; `wildcards`: the job's wildcards; `cycle`: its cycle, if it has one.
         run: ablation and training seed it belongs to (viarl.runs), "" for the main run.
         config: fingerprint of the whole configuration; `code`: fingerprint of the stage's code.
-        tags: further tags of every run.
+        configuration: the whole configuration, ablations with their hypotheses included; kept under its fingerprint.
+        tags: further tags of every run, such as those of `git_tags`.
         push_every_s: seconds between pushes of a stage that is still running.
         defer_below_s: a stage that took fewer seconds leaves its push to a later one. For a workflow that runs
             `sync_mlflow` when it ends: starting MLflow would take longer than such a stage.
@@ -59,6 +64,7 @@ class Tracking:
     run: str = ""
     cycle: int | None = None
     config: str = ""
+    configuration: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     push_every_s: float = 120.0
@@ -81,7 +87,7 @@ class Record:
     """A record read back: what one run of a stage logged.
 
     Attributes:
-        header: the first line (id, stage, wildcards, cycle, config, code, experiment, tags, time in s).
+        header: the first line (id, stage, wildcards, run, cycle, config, code, tags, params, time in s).
         metrics: {key: {step: (value, time in s)}}; a step that was logged twice holds its last value.
         artifacts: (file, folder within the run) in order, each file once.
         status: RUNNING, FINISHED, FAILED or KILLED.
@@ -143,8 +149,8 @@ def read_record(path: Path) -> Record:
 class Run:
     """One stage's run: a context manager that appends to the record and pushes it when the stage ends."""
 
-    def __init__(self, settings: Tracking, params: Mapping[str, Any]) -> None:
-        self.settings = settings
+    def __init__(self, settings: Tracking, params: Mapping[str, Any], data: Mapping[str, Files]) -> None:
+        self.settings, self.data = settings, data
         self.params = flatten(params, leave_out=(Tracking,))
         self.began = self.pushed = time.monotonic()
         self.pause = settings.push_every_s
@@ -154,12 +160,17 @@ class Run:
         # With several processes a stage (torchrun), the first speaks for all.
         if self.settings.record is not None and int(os.environ.get("RANK", "0")) == 0:
             self.settings.record.parent.mkdir(parents=True, exist_ok=True)
+            kept = configuration_path(self.settings.root, self.settings.config)
+            if self.settings.configuration and not kept.exists():
+                write_json(kept, self.settings.configuration)
+            self.params |= {f"data.{name}": _hash(files) for name, files in self.data.items()}
             resumed = self._unfinished(self.settings.record)
             self._file = self.settings.record.open("a", encoding="utf-8")
             if resumed:
                 self._append("resume")
+                self._append("tags", values=self.settings.tags)  # a resumption may be of another commit
             else:
-                names = ("stage", "wildcards", "run", "cycle", "config", "code", "experiment", "tags")
+                names = ("stage", "wildcards", "run", "cycle", "config", "code", "tags")
                 header = {name: getattr(self.settings, name) for name in names}
                 self._append("start", id=uuid.uuid4().hex, **header, params=self.params)
         return self
@@ -242,14 +253,44 @@ class Run:
         return True
 
 
-def start(settings: Tracking, params: Mapping[str, Any] | None = None) -> Run:
-    """Return the run of a stage, to be used in a `with` statement; `params` may be nested."""
-    return Run(settings, params or {})
+def start(settings: Tracking, params: Mapping[str, Any] | None = None, data: Mapping[str, Files] | None = None) -> Run:
+    """Return the run of a stage, to be used in a `with` statement.
+
+    `params` may be nested; `data` names input files of moderate size, of which the hashes become parameters.
+    """
+    return Run(settings, params or {}, data or {})
+
+
+def _hash(files: Files) -> str:
+    """Return 16 hexadecimal digits of the content of a file, or of several in their order."""
+    if isinstance(files, Path):
+        return sha256_file(files)[:16]
+    return _hash(files[0]) if len(files) == 1 else sha256_json([sha256_file(path) for path in files])[:16]
+
+
+def git_tags(folder: Path) -> dict[str, str]:
+    """Return the commit of a folder's checkout as tags, and whether files differ from it; none where git knows none."""
+    found = []
+    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs on a slow file system
+            return {}
+        if done.returncode:
+            return {}
+        found.append(done.stdout.strip())
+    commit, changes = found
+    return {"git_commit": commit, "git_changed_files": "yes" if changes else "no"}
 
 
 def records(root: Path) -> list[Path]:
     """Return all records below a results root."""
     return sorted((root / "tracking").rglob("*.jsonl"))
+
+
+def configuration_path(root: Path, fingerprint: str) -> Path:
+    """Return the file that keeps a whole configuration, named by the fingerprint in the records' headers."""
+    return root / "tracking" / "configurations" / f"{fingerprint}.json"
 
 
 def mark_path(record: Path) -> Path:

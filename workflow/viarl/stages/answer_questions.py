@@ -77,7 +77,12 @@ def main(settings: Settings) -> None:
         raise ValueError(f"{settings.selected} lacks {missing[:3]} and others; run select_frames again")
     requests = [Request(item, picks[item.id].indices) for item in items if not picks[item.id].failed]
     params = {"answerer": settings.answerer, "model": str(settings.answerer_model), "items": len(items)}
-    with tracking.start(settings.tracking, params) as run_:
+    data: dict[str, tracking.Files] = {
+        "items": settings.items,
+        "frames": settings.manifests,
+        "picks": settings.selected,
+    }
+    with tracking.start(settings.tracking, params, data) as run_:
         answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
         answered = answerer.answer(requests, Progress("questions", len(requests)))
         replies = {request.item.id: reply for request, reply in zip(requests, answered, strict=True)}

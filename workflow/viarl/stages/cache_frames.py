@@ -92,7 +92,7 @@ def main(settings: Settings) -> None:
     bad: dict[str, str] = {}
     progress = Progress("videos", len(mine))
     params = {"shard": settings.shard, "shards": settings.shards, **asdict(cache)}
-    with tracking.start(settings.tracking, params=params) as record:
+    with tracking.start(settings.tracking, params, {"videos": settings.videos}) as record:
         for video in mine:
             try:
                 good[video] = cache_video(every[video], settings.manifest.parent, cache, settings.timeout_s)

@@ -36,7 +36,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write all tables and pictures, and print the table of ablations."""
     params = {"runs": len(settings.runs), "benchmarks": settings.benchmarks, "bootstrap": settings.bootstrap}
-    with tracking.start(settings.tracking, params) as recorded:
+    with tracking.start(settings.tracking, params, {"rows": settings.rows}) as recorded:
         groups = read_groups(settings.runs, settings.rows, settings.benchmarks)
         comparison = compare(groups, settings.benchmarks, settings.bootstrap)
         for path in write(comparison, settings.folder):

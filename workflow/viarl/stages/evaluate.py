@@ -58,7 +58,13 @@ def main(settings: Settings) -> None:
     sources = Sources(cache, read_scores(settings.scores), picks)
     how = settings.evaluation
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
-    with tracking.start(settings.tracking, params) as run_:
+    data: dict[str, tracking.Files] = {
+        "items": settings.items,
+        "frames": settings.manifests,
+        "base": settings.base,
+        "learned": settings.learned,
+    }
+    with tracking.start(settings.tracking, params, data) as run_:
         choices = choose(items, sources, how.selectors, settings.selected, how.random_seeds)
         by_answerer: dict[Path, list[Choice]] = {settings.answerer_model: []}
         for choice in choices:

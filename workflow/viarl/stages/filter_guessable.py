@@ -40,7 +40,8 @@ def main(settings: Settings) -> None:
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
     params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
-    with tracking.start(settings.tracking, params) as run_:
+    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
+    with tracking.start(settings.tracking, params, data) as run_:
         reasons = judge.reasons(items, settings.filter.rule)
         card = judge.data_card(items, reasons)
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]

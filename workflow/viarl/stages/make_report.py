@@ -64,7 +64,7 @@ def _pick(row: dict[str, Any]) -> Pick:
 
 def main(settings: Settings) -> None:
     """Write all pictures and tables."""
-    with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}) as recorded:
+    with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}, {"rows": settings.rows}) as recorded:
         summaries = read_summaries(settings.summaries)
         every = [tracking.read_record(path) for path in tracking.records(settings.tracking.root)]
         records = [record for record in every if not record.header["run"]]  # those of the main run

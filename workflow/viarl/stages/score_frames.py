@@ -39,7 +39,8 @@ def main(settings: Settings) -> None:
     cache = FrameCache([settings.manifest])
     videos = set(cache.videos())
     items = [item for item in read_items(settings.items) if item.video in videos]
-    with tracking.start(settings.tracking, {"clip": settings.clip, "model": str(settings.model)}) as run_:
+    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifest}
+    with tracking.start(settings.tracking, {"clip": settings.clip, "model": str(settings.model)}, data) as run_:
         name = settings.model if settings.model.is_dir() else str(settings.model)
         model = load_clip(name, settings.clip.pretrained, device=settings.device)
         progress = Progress("videos", len({item.video for item in items}))

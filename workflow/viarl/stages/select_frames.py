@@ -91,7 +91,8 @@ def main(settings: Settings) -> None:
     items = read_items(settings.items)
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
     params = {"seed": settings.seed, "selected": settings.selected, "selector": settings.selector}
-    with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}) as run_:
+    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
+    with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}, data) as run_:
         picks = pick(settings, items, cache)
         write_picks(settings.output, picks)
         for decode in dict.fromkeys(one.decode for one in picks):

@@ -26,7 +26,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write eval.json and print the accuracies."""
     params = {"bootstrap": settings.bootstrap, "benchmarks": settings.benchmarks}
-    with tracking.start(settings.tracking, params) as run_:
+    with tracking.start(settings.tracking, params, {"rows": settings.rows}) as run_:
         rows = read_rows(settings.rows)
         summary = summarise(rows, settings.cycle, settings.benchmarks, settings.bootstrap)
         write_json(settings.output, summary)

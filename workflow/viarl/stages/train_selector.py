@@ -125,7 +125,8 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         dtype=settings.selector.dtype,
         seed=settings.seed + 7919 * settings.cycle,  # cycles of one seed draw differently
     )
-    with tracking.start(settings.tracking, known_settings(settings)) as run_:
+    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
+    with tracking.start(settings.tracking, known_settings(settings), data) as run_:
         run_.log_metrics({"items": len(items), "trained_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

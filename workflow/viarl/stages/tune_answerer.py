@@ -100,7 +100,13 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     dtype = answerer.dtype if answerer.lora.enabled else "float32"
     model = load_model(start, dtype, answerer.attention, settings.device)
     processor = load_processor(start)
-    with tracking.start(settings.tracking, {"seed": settings.seed, "answerer": answerer, "start": str(start)}) as run_:
+    params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
+    data: dict[str, tracking.Files] = {
+        "items": settings.items,
+        "frames": settings.manifests,
+        "picks": settings.selected,
+    }
+    with tracking.start(settings.tracking, params, data) as run_:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
