@@ -93,7 +93,6 @@ def test_compared_runs() -> None:
         ({"frames": {"selected": 99}}, "ablations.x.overlay: frames.selected = 99: more than frames.candidates"),
         ({"pathvars": {"data": "d"}}, "ablations.x.overlay.pathvars: an ablation cannot change it"),
         ({"seed": 3}, "ablations.x.overlay.seed: the seeds of an ablation stand in ablations.x.seeds"),
-        ({"reward": {"answer": 2.0}}, "ablations.x.overlay: it changes nothing"),
     ],
 )
 def test_wrong_ablations_are_named(overlay: dict, expected: str) -> None:

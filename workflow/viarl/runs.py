@@ -93,8 +93,6 @@ def check_runs(config: Config) -> None:
             problems.append(f"{where}: the run without an ablation has this name; take another")
         if "seed" in overlay:
             problems.append(f"{where}.overlay.seed: the seeds of an ablation stand in ablations.{name}.seeds; move it")
-        if overlaid(config, overlay) == config:
-            problems.append(f"{where}.overlay: it changes nothing; give the values that the ablation differs in")
         try:
             check(overlaid(config, overlay))
         except ValueError as error:
