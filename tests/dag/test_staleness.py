@@ -165,46 +165,56 @@ STARTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("overlay", "jobs"),
-    [
-        ({"reward": {"length": 0}}, {"train_selector": 2, "select_frames": 6, "tune_answerer": 2, "evaluate": 4}),
-        (
-            {"answerer": {"tuning": {"steps": 40}}},
-            {"train_selector": 1, "select_frames": 3, "tune_answerer": 2, "evaluate": 4},
-        ),
-        ({"cycles": 1}, {}),
-        ({"evaluation": {"random_seeds": 2}}, {"evaluate": 6}),
-        ({"selector": {"start": {"labels": "clip_topk"}}}, STARTED),
-        ({"selector": {"start": {"labels": "oracle", "noise": 0.5}}}, STARTED),
-    ],
-    ids=["reward", "tuning", "cycles", "evaluation", "start from CLIP", "start from noisy evidence"],
-)
-def test_an_ablation_runs_what_it_touches(done: Workflow, overlay: dict, jobs: dict[str, int]) -> None:
-    """A new ablation of a done run: what its overlay touches, in its own folder, and its summary."""
-    last = overlay.get("cycles", 2)
-    entry = {"hypothesis": "to see what happens", "overlay": overlay}
-    target = f"results/ablations/new/cycle{last}/eval.json"
-    plan = done.plan(target, overlay={"ablations": {"new": entry}})
-    assert plan.counts == jobs | {"summarise_evaluation": 1}
-    assert all(path.startswith("results/ablations/new/") for path in plan.outputs)
+CYCLE = {"train_selector": 1, "select_frames": 3, "tune_answerer": 1, "evaluate": 2}
+TRAINED = {rule: 2 * count for rule, count in CYCLE.items()}
+FILTERED = TRAINED | {"filter_guessable": 1}
+STARTED = TRAINED | {"initialise_selector": 1, "select_frames": 8, "evaluate": 6}
+OTHER_BUDGET = FILTERED | {"build_stand_ins": 2, "select_frames": 8, "evaluate": 6}
+ABLATIONS = {  # what each of the default's ablations runs besides its summary, once the main run is done
+    "no_format": TRAINED,
+    "no_index": TRAINED,
+    "no_answer": TRAINED,
+    "no_length": TRAINED,
+    "answer_only": TRAINED,
+    "cycles_1": {},
+    "cycles_3": CYCLE,
+    "cycles_4": TRAINED,
+    "start_clip": STARTED,
+    "start_noisy": STARTED,
+    "start_oracle": STARTED,
+    "filter_none": FILTERED,
+    "filter_blind": FILTERED,
+    "filter_variance": FILTERED,
+    "plain": TRAINED,
+    "group_normalised": TRAINED,
+    "budget_half": OTHER_BUDGET,
+    "budget_double": OTHER_BUDGET,
+    "lora": TRAINED,
+}
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 
 
-def test_what_a_start_depends_on(fresh: Workflow) -> None:
-    """The training set and the answerer that filters it; similarities only as labels; no benchmark, no other model."""
-    needed = {"initialise_selector": 1, "make_needle": 1, "cache_frames": 2, "score_frames": 2, "filter_guessable": 1}
-    for labels in ("clip_topk", "oracle"):
-        overlay = {"selector": {"start": {"labels": labels}}}
-        plan = fresh.plan("results/cycle0/selector/model.safetensors", overlay=overlay)
-        assert plan.counts == needed | {"build_stand_ins": 3}  # the filter uses CLIP too
+def test_every_ablation_is_in_the_table() -> None:
+    """And is compared."""
+    assert set(CONFIG["ablations"]) == set(ABLATIONS) == set(CONFIG["compare"]["ablations"])
 
 
-def test_an_untouched_selector_cannot_be_asked_for(done: Workflow) -> None:
-    """Without labels, cycle 0 has no selector of its own to make."""
-    asked = done.run("-n", "results/cycle0/selector/model.safetensors")
-    assert asked.returncode == 1
-    assert "selector.start.labels is none: cycle 0 has the untouched selector" in asked.output
-    assert "Traceback" not in asked.output
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_runs_what_it_touches(done: Workflow, name: str) -> None:
+    """In its own folders alone; what goes beyond the main run's last cycle belongs to the main run."""
+    cycles = CONFIG["ablations"][name]["overlay"].get("cycles", CONFIG["cycles"])
+    plan = done.plan(f"results/ablations/{name}/cycle{cycles}/eval.json")
+    assert plan.counts == ABLATIONS[name] | {"summarise_evaluation": 1}
+    own = (f"results/ablations/{name}/", f"results/data/ablations/{name}/", "results/cycle3/", "results/cycle4/")
+    assert all(path.startswith(own) for path in plan.outputs)
+
+
+def test_a_new_ablation_adds_its_own_jobs_and_the_comparison(done: Workflow) -> None:
+    """One that changes the reward: selector training, selection, tuning, evaluation and the comparison."""
+    entry = {"hypothesis": "to see what happens", "overlay": {"reward": {"length": 0.1}}}
+    compare = {"ablations": ["new"], "seeds": [0]}
+    plan = done.plan("results/comparison.csv", overlay={"ablations": {"new": entry}, "compare": compare})
+    assert plan.counts == TRAINED | {"compare_runs": 1}
 
 
 def test_cycles_until_nothing_is_gained(finished: Workflow) -> None:
