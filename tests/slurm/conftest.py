@@ -32,7 +32,7 @@ PRESET = ["--configfile", "presets/smoke.yaml"]
 FAULTS = "results/smoke/cycle1/eval.json"
 OVERLAY = {
     "benchmarks": ["needle"],
-    "selector": {"training": {"steps": 100, "save_every": 5}},
+    "selector": {"training": {"steps": 60, "save_every": 5}},
     "answerer": {"tuning": {"steps": 60, "save_every": 5}},
 }
 
