@@ -76,7 +76,7 @@ def test_a_grid_of_ablations_at_paper_scale(fresh: Workflow) -> None:
             name: {"hypothesis": "h", "overlay": {"reward": {"length": 0.01 * weight}}}
             for weight, name in enumerate(names, 1)
         },
-        "compare": {"ablations": names},
+        "compare": {"ablations": names, "seeds": [0]},
     }
     start = time.monotonic()
     plan = fresh.plan("all", "results/paper/comparison.csv", "presets/paper.yaml", overlay=overlay)

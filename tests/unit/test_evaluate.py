@@ -295,6 +295,7 @@ def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.Monk
             "base": "picks.parquet",
             "learned": "picks.parquet",
             "answerer-model": "answerer",
+            "base-answerer-model": "answerer",
             "output": f"cycle{cycle}.parquet",
         }.items():
             line += [f"--{name}", str(tmp_path / file)]
