@@ -41,6 +41,7 @@ wildcard_constraints:
     c=r"\d+",
 
 
+include: "workflow/rules/graph.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/frames.smk"

@@ -1,26 +1,20 @@
-"""Functions for the rules: runs, settings of a job, what it needs, models. No rule stands here.
+"""Settings of the jobs, and what all of them are told. No rule stands here.
 
 Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result)
 and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
 inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
 in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
 Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
-
-Runs. {run} in a path is empty for the main run and names an ablation or a training seed otherwise (viarl/runs.py). A rule
-says with `needs` which kinds of file it takes, and each is taken from the simplest run that has the same one.
 """
 
 import hashlib
 import json
-import re
 import shutil
-from functools import partial
 
 from snakemake.persistence.file import FilePersistence
 
-from viarl.datasets.local import local_videos
 from viarl.fingerprint import fingerprint
-from viarl.runs import Graph, compared_runs, run_name, split_run
+from viarl.runs import run_name
 from viarl.tracking import git_tags
 
 
@@ -42,100 +36,6 @@ keep_locks_of_others()
 # SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
 # its state, and the log holds what it said.
 shell.prefix("trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
-
-SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
-FILES = {  # what rules hand on to others
-    "questions": "<data>/{run}sets/{set}/items.jsonl",
-    "videos": "<data>/{run}sets/{set}/videos.jsonl",
-    "base_model": "<data>/{run}stand_ins/{role}/model.safetensors",
-    "frames": "<data>/{run}frames/{set}/{shard}.json",
-    "similarities": "<data>/{run}clip/{set}/{shard}.safetensors",
-    "kept_questions": "<results>/{run}filter/train_items.jsonl",
-    "selector": "<results>/{run}cycle{c}/selector/model.safetensors",
-    "selected": "<results>/{run}cycle{c}/selected/{set}.parquet",
-    "answerer": "<results>/{run}cycle{c}/answerer/model.safetensors",
-    "rows": "<results>/{run}cycle{c}/evaluate/{set}.parquet",
-}
-MAKERS = {
-    "frames": "cache_frames",
-    "similarities": "score_frames",
-    "kept_questions": "filter_guessable",
-    "selector": "train_selector",
-    "selected": "select_frames",
-    "answerer": "tune_answerer",
-    "rows": "evaluate",
-}
-
-
-def maker(config, kind, w):
-    """The stage that makes a kind of file, "" where none does."""
-    if kind in ("questions", "videos"):
-        return "make_needle" if w["set"] in SPLITS else "import_local"
-    if kind == "base_model":
-        return "build_stand_ins" if config[w["role"]]["model"] == "stand-in" else ""
-    if kind == "selector" and w["c"] == "0":
-        return "initialise_selector"
-    return MAKERS[kind]
-
-
-GRAPH = Graph(config, FILES, maker)
-NAMES = {kind: set(re.findall(r"{(\w+)}", pattern)) - {"run"} for kind, pattern in FILES.items()}
-
-
-def of(kind, **fixed):
-    """The files of a kind with a job's own wildcards, or with values given here (may be functions of config and w).
-
-    All shards of a set where the job has no shard; in cycle 0 the base model of a role, but for a selector that is
-    initialised (selector.start).
-    """
-
-    def references(config, w):
-        known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
-        untouched = kind == "answerer" or (kind == "selector" and not initialised(config))
-        if untouched and known["c"] == "0":
-            return [("base_model", {"role": kind})]
-        own = {name: known[name] for name in NAMES[kind] if name in known}
-        if "shard" in NAMES[kind] - set(own):
-            return [(kind, own | {"shard": str(shard)}) for shard in range(shards(config, own))]
-        return [(kind, own)]
-
-    return references
-
-
-def shards(config, w):
-    """The number of jobs that share the work on a set."""
-    return config["frames"]["shards"]["training" if w["set"] == training_set(config) else "benchmark"]
-
-
-def initialised(config):
-    """Whether cycle 0 has a selector that was tuned on labels, in place of the untouched base model."""
-    return config["selector"]["start"]["labels"] != "none"
-
-
-def previous(kind):
-    """The file of a kind of the cycle before."""
-    return of(kind, c=lambda config, w: int(w["c"]) - 1)
-
-
-def needs(stage, **files):
-    """The named inputs of a stage, each given by `of` or a function like it; what an ablation shares is not its own."""
-    GRAPH.needs[stage] = lambda config, w: [one for references in files.values() for one in references(config, w)]
-
-    def paths(references, w):
-        own = {name: value for name, value in w.items() if name != "run"}
-        try:
-            config = GRAPH.config(w.run)
-        except ValueError as error:
-            sys.exit(str(error))
-        for kind in FILES:
-            made = NAMES[kind] == set(own) and maker(config, kind, own) == stage
-            if made and (home := GRAPH.home(w.run, kind, own)) != w.run:
-                shared = workflow.pathvars.apply(FILES[kind].format(**own, run=home))
-                sys.exit(f"{w.run} shares this file with a simpler run: ask for {shared}")
-        found = [GRAPH.path(w.run, *one) for one in references(config, own)]
-        return [path for path in found if path]
-
-    return {name: partial(paths, references) for name, references in files.items()}
 
 
 def settings(stage, *parts, module="viarl.stages.{stage}"):
@@ -227,19 +127,6 @@ def start(config, w):
     return {"selector": only(config["selector"], ASK) | known}
 
 
-def label_sources(config, w):
-    """What labels are made of besides questions and frames: CLIP's need similarities."""
-    by_clip = config["selector"]["start"]["labels"] == "clip_topk"
-    return of("similarities", set=training_set)(config, w) if by_clip else []
-
-
-def with_labels(w):
-    """An input function that takes no file, and ends the plan where a selector without labels is asked for."""
-    if not initialised(GRAPH.config(w.run)):
-        sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
-    return []
-
-
 def tuning(config, w):
     """How the answerer is tuned."""
     known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
@@ -261,55 +148,6 @@ def sampling(config, w):
     """How a second pick of each question is drawn; the training set needs none."""
     trained_on = w["set"] == training_set(config)
     return {"temperature": None if trained_on else config["evaluation"]["temperature"]}
-
-
-def training_set(config, w=None):
-    """The name of the set that is trained on."""
-    return f"{config['dataset']}_train"
-
-
-def questions_of(config, w):
-    """The questions of a set; of the training set, those that the filter kept."""
-    kept = w["set"] == training_set(config)
-    return [("kept_questions", {})] if kept else [("questions", {"set": w["set"]})]
-
-
-def every_evaluation(config, w):
-    """The tables of all benchmarks, of a cycle and of those before it."""
-    cycles = range(int(w["c"]) + 1)
-    return [("rows", {"c": str(c), "set": name}) for c in cycles for name in config["benchmarks"]]
-
-
-def folder(files):
-    """The folder of the first file of an input, "" where there is none."""
-    return os.path.dirname(next(iter(files), ""))
-
-
-def last_cycle(run=""):
-    """The last cycle of a run; with `cycles: auto` it is known only when those before it are evaluated and judged."""
-    config = GRAPH.config(run)
-    if config["cycles"] != "auto":
-        return config["cycles"]
-    for c in range(1, config["max_cycles"]):
-        with open(checkpoints.judge_gain.get(run=run, c=c).output.verdict) as verdict:
-            if json.load(verdict)["stop"]:
-                return c
-    return config["max_cycles"]
-
-
-def summaries(w):
-    """eval.json of every cycle of the main run."""
-    return expand("<results>/cycle{c}/eval.json", c=range(last_cycle() + 1))
-
-
-def model(role, name=None):
-    """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
-    return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]
-
-
-def features(w, input):
-    """A params function: the folder that keeps vision features of a set, beside the folder of its frames."""
-    return folder(input.frames).replace("/frames/", "/features/")
 
 
 def growing(amount):

@@ -5,29 +5,6 @@ Outputs: <results>/comparison.csv, comparison.md, comparison.html; pictures and 
 Usual order: last. `snakemake results/comparison.csv` trains and evaluates what is missing for it, and nothing twice.
 """
 
-COMPARED = compared_runs(config)
-
-
-def compared_rows(w):
-    """The tables of all compared runs: of each run, of each benchmark, those of its cycles."""
-    return [
-        GRAPH.path(run, "rows", {"c": str(c), "set": name})
-        for run in COMPARED
-        for name in config["benchmarks"]
-        for c in range(last_cycle(run) + 1)
-    ]
-
-
-def compared(config, w):
-    """What the comparison is told of each run."""
-    runs = []
-    for run in COMPARED:
-        ablation, _ = split_run(run)
-        hypothesis = config["ablations"][ablation]["hypothesis"] if ablation else ""
-        known = {"seed": GRAPH.config(run)["seed"], "cycle": last_cycle(run)}
-        runs.append(known | {"ablation": ablation, "hypothesis": hypothesis})
-    return {"runs": runs}
-
 
 rule compare_runs:
     """Compare ablations and selectors over training seeds, with intervals and paired differences."""

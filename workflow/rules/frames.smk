@@ -7,17 +7,6 @@ Usual order: cache_frames, then score_frames, shard by shard; then filter.smk an
 """
 
 
-def own_videos(w):
-    """The user's own video files of a shard, so that an edited one makes its shard stale."""
-    if not w.set.startswith("local"):
-        return []  # others are made or fetched with their list
-    local = GRAPH.config(w.run)["local"]
-    count = shards(GRAPH.config(w.run), {"set": w.set})
-    files = local_videos(Path(local["folder"]), Path(local["questions"]), int(w.shard), count)
-    home = os.path.realpath(local["folder"])
-    return [os.path.join(local["folder"], os.path.relpath(file, home)) for file in files]
-
-
 rule cache_frames:
     """Decode each video of a shard once and keep its candidate frames in both resolutions."""
     input:
