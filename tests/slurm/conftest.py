@@ -32,8 +32,8 @@ PRESET = ["--configfile", "presets/smoke.yaml"]
 FAULTS = "results/smoke/cycle1/eval.json"
 OVERLAY = {
     "benchmarks": ["needle"],
-    "selector": {"training": {"steps": 60, "save_every": 5}},
-    "answerer": {"tuning": {"steps": 60, "save_every": 5}},
+    "selector": {"training": {"steps": 40, "save_every": 5}},
+    "answerer": {"tuning": {"steps": 40, "save_every": 5}},
 }
 
 

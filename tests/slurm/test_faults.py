@@ -1,5 +1,6 @@
 """More faults on the cluster, each run minutes long; on demand: `make test-slurm TESTS=tests/slurm`."""
 
+import re
 import signal
 
 import pytest
@@ -18,7 +19,8 @@ def test_memory_preemption_time_limit(copy: Copy, undisturbed: dict[str, str]) -
     # too little memory: the next attempt asks for more
     run.wait_for(lambda: len(run.states()) == 2, "train_selector is submitted again")
     killed, preempted = sorted(cluster.jobs(copy.root, "train_selector"), key=int)
-    assert any(f"Job {killed} exceeded memory limit" in log.read_text() for log in cluster.root.glob("log/*.log"))
+    noticed = re.compile(rf"\b(Job {killed}|StepId={killed}\.\w+) exceeded memory limit")
+    assert any(noticed.search(log.read_text()) for log in cluster.root.glob("log/*.log"))
 
     # a higher partition: SLURM starts the job anew, under its number
     assert run.trainer() == preempted
