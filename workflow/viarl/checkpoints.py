@@ -46,6 +46,16 @@ def identity(settings: Mapping[str, Any], files: Mapping[str, Path | Sequence[Pa
     return known
 
 
+def weight_files(model: Path) -> list[Path]:
+    """Return the weights of a checkpoint folder, for `identity`; none for a hub id."""
+    return sorted(model.glob("*.safetensors")) if model.is_dir() else []
+
+
+def working_folder(model: Path) -> Path:
+    """Return where the training of a model folder keeps its checkpoints: beside it, as no rule declares them."""
+    return model.parent / "checkpoints" / model.name
+
+
 class Checkpoints:
     """The checkpoints of one training: `folder`/checkpoint-N, written by a `Trainer` whose output_dir is `folder`.
 

@@ -24,6 +24,13 @@ class Lora:
     rank: int = 16
     alpha: int = 32
 
+    def weights_dtype(self, dtype: str) -> str:
+        """Return the type of the weights in a training whose forward runs in `dtype`.
+
+        Full training needs float32: steps of 1e-6 are lost in bfloat16.
+        """
+        return dtype if self.enabled else "float32"
+
 
 @dataclass(frozen=True)
 class Training:

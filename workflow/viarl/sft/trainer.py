@@ -21,6 +21,8 @@ from viarl.checkpoints import ExactResume
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
 
+LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")  # of what TRL logs
+
 
 @dataclass(frozen=True)
 class Supervised:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from viarl import tracking
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.clip.scores import read_scores
 from viarl.evaluate.statistics import evidence_recall
 from viarl.items import read_items
@@ -18,14 +18,12 @@ from viarl.rl.hooks import quiet_libraries
 from viarl.selection.learned import load_selector
 from viarl.sft.dataset import Collator, Example
 from viarl.sft.labels import Labels, examples
-from viarl.sft.trainer import Start, SupervisedTrainer, arguments
+from viarl.sft.trainer import LOGGED, Start, SupervisedTrainer, arguments
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
 from viarl.vlm import ModelSettings, resolve_device
-
-LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,9 @@ def main(settings: Settings) -> None:
         "items": settings.items,
         "frames": settings.manifests,
         "similarities": settings.scores,
-        "weights": sorted(source.glob("*.safetensors")) if source.is_dir() else [],
+        "weights": weight_files(source),
     }
-    with Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files)) as checkpoints:
+    with Checkpoints(working_folder(folder), identity(known, files)) as checkpoints:
         tune(settings, checkpoints)
 
 
@@ -105,8 +103,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
     scores = read_scores(settings.scores)
     labels = Labels(start.labels, cache, scores, settings.selected, start.noise, settings.seed)
-    # full tuning needs float32 weights: small steps are lost in bfloat16, in which the forward still runs
-    how = replace(selector, dtype=selector.dtype if selector.lora.enabled else "float32")
+    how = replace(selector, dtype=selector.lora.weights_dtype(selector.dtype))
     model, prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
     tokenizer = prompts.processor.tokenizer
     items = read_items(settings.items)

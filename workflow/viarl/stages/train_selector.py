@@ -9,7 +9,7 @@ import torch
 
 from viarl import tracking
 from viarl.answer.answerer import load_answerer
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
 from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
@@ -98,9 +98,9 @@ def main(settings: Settings) -> None:
     quiet_libraries()
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
     for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
-        files[f"{role} weights"] = sorted(model_folder.glob("*.safetensors")) if model_folder.is_dir() else []
+        files[f"{role} weights"] = weight_files(model_folder)
     known, folder = identity(known_settings(settings), files), settings.output.parent
-    with Checkpoints(folder.parent / "checkpoints" / folder.name, known, keep=2) as checkpoints:
+    with Checkpoints(working_folder(folder), known, keep=2) as checkpoints:
         train(settings, checkpoints)
 
 
@@ -109,9 +109,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
     resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
     usable = trainable(items := read_items(settings.items), cache)
-    # full training needs float32 weights: steps of 4e-7 are lost in bfloat16, in which the forward still runs
-    dtype = settings.selector.dtype if settings.selector.lora.enabled else "float32"
-    how = replace(settings.selector, dtype=dtype)
+    how = replace(settings.selector, dtype=settings.selector.lora.weights_dtype(settings.selector.dtype))
     start = settings.selector_model
     model, prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from viarl import tracking
 from viarl.answer.answerer import Answerer
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity
+from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
 from viarl.rl.config import Lora
@@ -14,13 +14,11 @@ from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
 from viarl.sft.dataset import AnswererPrompts, Collator, Example, target_text
 from viarl.sft.replies import replies_before
-from viarl.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.sft.trainer import LOGGED, SupervisedTrainer, Tuning, arguments
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
 from viarl.vlm import Encoder, ModelSettings, load_model, load_processor, resolve_device
-
-LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,9 @@ def main(settings: Settings) -> None:
         "items": settings.items,
         "frames": settings.manifests,
         "picks": settings.selected,
-        "weights": sorted(start.glob("*.safetensors")) if start.is_dir() else [],
+        "weights": weight_files(start),
     }
-    with Checkpoints(folder.parent / "checkpoints" / folder.name, identity(known, files)) as checkpoints:
+    with Checkpoints(working_folder(folder), identity(known, files)) as checkpoints:
         tune(settings, checkpoints)
 
 
@@ -96,9 +94,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests)
     usable = tunable(items := read_items(settings.items), read_picks(settings.selected), settings.selected)
-    # full tuning needs float32 weights: steps of 1e-6 are lost in bfloat16, in which the forward still runs
-    dtype = answerer.dtype if answerer.lora.enabled else "float32"
-    model = load_model(start, dtype, answerer.attention, settings.device)
+    model = load_model(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
     processor = load_processor(start)
     params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
     data: dict[str, tracking.Files] = {
