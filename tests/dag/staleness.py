@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from viarl.runs import overlaid
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))
 MARKS = ("<!-- staleness: begin -->", "<!-- staleness: end -->")
@@ -36,7 +38,7 @@ def rows() -> Iterator[Row]:
         overlay: Any = row["to"]
         for part in reversed(key.split(".")):
             overlay = {part: overlay}
-        yield Row(key, _merged(row.get("with", {}), overlay), row["again"])
+        yield Row(key, overlaid(row.get("with", {}), overlay), row["again"])
 
 
 def schema_keys() -> set[str]:
@@ -85,14 +87,6 @@ def _short(keys: list[str]) -> str:
         else:
             texts += [f"`{name}`" for name in names]
     return ", ".join(texts)
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
 
 
 if __name__ == "__main__":
