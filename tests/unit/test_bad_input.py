@@ -26,6 +26,7 @@ from viarl.config import check, check_files, typed
 from viarl.faults import LISTED
 from viarl.files import LONGEST_LINE, sha256_file
 from viarl.items import Video, read_items, read_videos, write_records
+from viarl.runs import overlaid
 from viarl.stages import cache_frames, import_local
 from viarl.stages.command import run
 from viarl.video import fallback, reader, writer
@@ -33,15 +34,6 @@ from viarl.video.format import VideoError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-
-
-def merged(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Lay one configuration over another, key by key, as Snakemake does."""
-    result = copy.deepcopy(base)
-    for key, value in overlay.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def training(**values: Any) -> dict[str, Any]:
@@ -236,7 +228,7 @@ def one_line(error: BaseException | str, pattern: str) -> None:
 def test_configuration(name: str) -> None:
     overlay, pattern = CONFIG[name]
     with pytest.raises(ValueError) as caught:
-        check(merged(DEFAULT, overlay))
+        check(overlaid(DEFAULT, overlay))
     one_line(caught.value, "^config: .*" + pattern)
 
 
@@ -252,7 +244,7 @@ def test_all_that_is_wrong_is_said_at_once_and_bounded() -> None:
     """Types, ranges and contradictions together; a section with a wrong type is not looked at for contradictions."""
     overlay = {"sed": 1, "cycles": -1, "frames": {"selected": 40}, "reward": {"answer": "4"}}
     with pytest.raises(ValueError) as caught:
-        check(merged(DEFAULT, overlay))
+        check(overlaid(DEFAULT, overlay))
     assert [line.split()[1] for line in str(caught.value).splitlines()] == [
         "sed",
         "cycles",
@@ -260,7 +252,7 @@ def test_all_that_is_wrong_is_said_at_once_and_bounded() -> None:
         "frames.selected",
     ]
     with pytest.raises(ValueError) as caught:
-        check(merged(DEFAULT, {f"key{number}": 1 for number in range(LISTED + 7)}))
+        check(overlaid(DEFAULT, {f"key{number}": 1 for number in range(LISTED + 7)}))
     lines = str(caught.value).splitlines()
     assert len(lines) == LISTED + 1 and lines[-1] == "… and 7 more"
 
@@ -276,18 +268,18 @@ def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text("{}")
         with pytest.raises(ValueError) as caught:
-            check(merged(DEFAULT, overlay))
+            check(overlaid(DEFAULT, overlay))
         one_line(caught.value, re.escape(f"config: answerer.model = {str(tmp_path)!r}: ") + ".*" + pattern)
     (tmp_path / "model.safetensors").touch()
-    check(merged(DEFAULT, overlay))
+    check(overlaid(DEFAULT, overlay))
 
 
 def test_folders_that_are_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Absolute ones may be anywhere; what may not be written to is refused (root may do all: so the answer is set)."""
-    check(merged(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"), data="<results>/data")))
+    check(overlaid(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"), data="<results>/data")))
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ValueError) as caught:
-        check(merged(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"))))
+        check(overlaid(DEFAULT, pathvar(results=str(tmp_path / "new" / "folder"))))
     one_line(caught.value, f"pathvars.results = .*: nothing may be written to {tmp_path}; change its permissions")
     assert not (tmp_path / "new").exists()
 
@@ -338,7 +330,7 @@ def test_values_of_the_command_line() -> None:
         ({"reward": {"answer": "four"}}, "reward.answer = 'four': wrong type; write a number"),
         ({"selector": {"model": "[a"}}, r"selector.model = '\[a': no such folder"),
     ):
-        config = merged(DEFAULT, given)
+        config = overlaid(DEFAULT, given)
         typed(config, given)
         with pytest.raises(ValueError) as caught:
             check(config)

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
-from test_bad_input import merged
 
 from viarl.config import check, nearest, typed
-from viarl.runs import check_runs
+from viarl.runs import check_runs, overlaid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
@@ -23,12 +22,12 @@ def preset(name: str) -> dict[str, Any]:
 def test_default_and_presets_are_valid(name: str) -> None:
     """Each on top of the default."""
     check_runs(DEFAULT)
-    check_runs(merged(DEFAULT, preset(name)))
+    check_runs(overlaid(DEFAULT, preset(name)))
 
 
 def test_paper_preset_is_the_papers() -> None:
     """The figures of the paper and of the authors' scripts."""
-    config = merged(DEFAULT, preset("paper.yaml"))
+    config = overlaid(DEFAULT, preset("paper.yaml"))
     frames, selector, answerer = config["frames"], config["selector"], config["answerer"]
     assert (frames["candidates"], frames["selected"], frames["number_pixels"]) == (128, 8, 20)
     assert (frames["selector_pixels"], frames["answerer_pixels"]) == (112, 896)
@@ -47,13 +46,13 @@ def test_local_folder_and_questions(tmp_path: Path) -> None:
     questions = tmp_path / "questions.csv"
     questions.write_text("video,question\n")
     local = {"folder": str(tmp_path), "questions": str(questions)}
-    check(merged(DEFAULT, {"dataset": "local", "local": local}))
+    check(overlaid(DEFAULT, {"dataset": "local", "local": local}))
 
 
 def test_values_from_the_command_line() -> None:
     """Snakemake hands over the values inside a mapping as text."""
     given = {"reward": {"answer": "4"}, "selector": {"length_range": ["4", "9"], "lora": {"enabled": "true"}}}
-    config = merged(DEFAULT, given)
+    config = overlaid(DEFAULT, given)
     typed(config, given)
     check(config)
     assert config["reward"]["answer"] == 4
