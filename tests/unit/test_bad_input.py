@@ -647,6 +647,12 @@ ITEMS: dict[str, tuple[Any, str]] = {
     "negative duration": ({**ITEM, "duration": -1}, "duration must be a number of seconds, not -1"),
     "evidence as a number": ({**ITEM, "evidence": 5}, r"evidence must be a list of \[start, end\] in seconds, not 5"),
     "evidence reversed": ({**ITEM, "evidence": [[3, 1]]}, "an evidence interval ends before it starts: .*; correct it"),
+    "groups no list": ({**ITEM, "groups": "duration=short"}, "groups must be a list of texts kind=value"),
+    "group without value": (
+        {**ITEM, "groups": ["short"]},
+        r"groups must be a list of texts kind=value, not \['short'\]",
+    ),
+    "subtitles outside": ({**ITEM, "subtitles": "../a.srt"}, "subtitles '../a.srt' lead out of the folder"),
     "unknown field": ({**ITEM, "extra": 1}, r"unknown fields \['extra'\]; allowed are"),
     "missing field": ({k: v for k, v in ITEM.items() if k != "options"}, "the field 'options' is missing; add it"),
     "id twice": ({**ITEM, "id": "q1"}, "the id 'q1' was used before; ids must be unique"),

@@ -6,7 +6,8 @@ from viarl.items import Item, Video, read_items, read_videos, shard_of, write_re
 
 
 def test_items_and_videos_survive_a_round_trip(tmp_path: Path) -> None:
-    items = [Item("q1", "v1", "Wörter?", ("a", "b"), "B", "end", 8.0, ((1.0, 2.5),), "needle")]
+    groups, subtitles = ("duration=short", "type=who", "type=when"), "subtitles/v1.srt"
+    items = [Item("q1", "v1", "Wörter?", ("a", "b"), "B", "end", 8.0, ((1.0, 2.5),), "needle", groups, subtitles)]
     write_records(tmp_path / "items.jsonl", items)
     assert read_items(tmp_path / "items.jsonl") == items
     write_records(tmp_path / "videos.jsonl", [Video("v1", "videos/v1.mp4", 3, "ab")])

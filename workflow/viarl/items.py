@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 LETTERS = "ABCDEFGHIJ"
 ENDING = "\n"  # an empty line, so that a file that was cut between two records is told from a whole one
+_GROUP = re.compile(r"[a-z_]+=[^\x00-\x1f]+")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
@@ -34,7 +35,9 @@ class Item:
     """A multiple-choice question on a video.
 
     `answer` is an option's letter, or "" where the truth is unknown. `evidence` lists [start, end] in seconds;
-    empty where unknown. `task` is the benchmark's own category.
+    empty where unknown. `task` is the benchmark's own category. `groups` are further labels that a benchmark reports
+    by, "kind=value" ("duration=short"); a kind may come several times. `subtitles` names the video's .srt file,
+    relative to the folder of the items.jsonl; "" where there is none or it is not to be shown.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Item:
     duration: float = 0.0
     evidence: tuple[tuple[float, float], ...] = ()
     source: str = ""
+    groups: tuple[str, ...] = ()
+    subtitles: str = ""
 
 
 def check_id(value: Any, where: str) -> str:
@@ -72,7 +77,7 @@ def _item(record: dict[str, Any], where: str) -> Item:
             raise ValueError(f"{where}: the field {key!r} is missing; add it")
     check_id(record["id"], where)
     check_id(record["video"], where)
-    for key in ("question", "answer", "task", "source"):
+    for key in ("question", "answer", "task", "source", "subtitles"):
         if not isinstance(record.get(key, ""), str):
             raise ValueError(f"{where}: {key} must be a text, not {shown(record[key])}")
     if not record["question"].strip():
@@ -97,7 +102,12 @@ def _item(record: dict[str, Any], where: str) -> Item:
         raise ValueError(f"{where}: evidence must be a list of [start, end] in seconds, not {spans}") from None
     if any(not start <= end for start, end in evidence):
         raise ValueError(f"{where}: an evidence interval ends before it starts: {shown(evidence)}; correct it")
-    return Item(**{**record, "options": tuple(options), "evidence": evidence})
+    groups = record.get("groups", [])
+    if not isinstance(groups, list) or not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in groups):
+        raise ValueError(f"{where}: groups must be a list of texts kind=value, not {shown(groups)}; correct it")
+    if (subtitles := Path(record.get("subtitles", ""))).is_absolute() or ".." in subtitles.parts:
+        raise ValueError(f"{where}: subtitles {shown(record['subtitles'])} lead out of the folder; correct it")
+    return Item(**{**record, "options": tuple(options), "evidence": evidence, "groups": tuple(groups)})
 
 
 def _video(record: dict[str, Any], where: str, folder: Path) -> Video:
