@@ -20,8 +20,8 @@ from tests.slurm.cluster import Cluster, ClusterError, kill, processes
 from viarl.files import sha256_file
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-# The default looks every 10, 20, 30 s: too seldom for jobs of 10 s. Few at a time, as the nodes are one machine.
-IMPATIENT = ["--jobs", "4", "--slurm-init-seconds-before-status-checks", "5"]
+# The default looks after 10, 20, 30 s: too seldom for jobs of 10 s. Few at a time, as the nodes are one machine.
+IMPATIENT = ["--jobs", "4", "--slurm-init-seconds-before-status-checks", "1"]
 # What the README tells to do after a kill -9 of Snakemake: cancel the jobs of this folder.
 CANCEL = (
     """squeue --me --noheader --format='%i %Z' | awk -v folder="$PWD" '$2 == folder {print $1}' | xargs -r scancel"""
