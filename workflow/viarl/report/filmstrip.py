@@ -19,7 +19,7 @@ from viarl.items import LETTERS, Item
 from viarl.report.style import BLUE, FAINT, GREEN, GREY, INK, VERMILION, in_order, look
 
 WIDTH, MARGIN = 1500, 24  # pixels
-LABELS, VERDICTS = 150, 236  # width of the columns left and right of the strip
+LABELS, VERDICTS = 184, 236  # width of the columns left and right of the strip
 A_LINE = 32  # candidate frames side by side; more are wrapped
 ROW = 22  # height of a selector's row
 LARGE = 132  # longest side of a frame as the answerer saw it
