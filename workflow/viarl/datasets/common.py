@@ -14,7 +14,7 @@ read at all is a ValueError, as is a set of which nothing is left.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,9 +24,10 @@ import pyarrow.parquet
 
 from viarl.faults import shown
 from viarl.files import json_object, text_lines
-from viarl.items import LETTERS, Item, item_of
+from viarl.items import Item, item_of, safe_id
 
 LISTED = 1000  # dropped and noted records that a card lists; the rest is counted
+LONGEST_S = 1e6  # no video is longer
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 MISSING = "field missing"
@@ -35,14 +36,19 @@ NO_JSON = "record is no JSON object"
 NOT_AMONG = "answer not among the options"
 NO_ANSWER = "answer is no option's letter"
 TWICE = "right option comes twice"
-FEW_OPTIONS = "no options"
+FEW_OPTIONS = "not 2 to 10 options"
 GENERATION = "generation task"
 OPEN_ENDED = "open-ended question"
 SAME_ID = "id comes twice"
 CONTRADICTION = "letter and text of the answer differ"
-REPEATED = "wrong options repeat"  # a note: the item is kept
+SAME_QUESTION = "question comes twice"
+EMPTY_RIGHT = "right option is empty"
+REPEATED = "wrong options repeat"  # this and what follows are notes: the item is kept
+EMPTY_WRONG = "a wrong option is empty"
+NO_DURATION = "duration unknown"
 
 Record = dict[str, Any]
+Notes = list[tuple[str, str]]
 
 
 class Unusable(Exception):
@@ -118,7 +124,7 @@ def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def records(files: dict[str, Path]) -> Iterator[tuple[str, str, Record | Unusable]]:
+def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusable]]:
     """Yield (file in the repository, number from 1, record) of JSON, JSON lines and parquet files, by path.
 
     A record that is no object comes as the reason to drop it. Errors: ValueError naming file and remedy for a file that
@@ -133,7 +139,7 @@ def records(files: dict[str, Path]) -> Iterator[tuple[str, str, Record | Unusabl
         for number, record in enumerate(readers[suffix](path), 1):
             if not isinstance(record, dict):
                 record = Unusable(NO_JSON, shown(record))
-            yield name, str(number), record
+            yield name, number, record
 
 
 def _refused(path: Path, why: object) -> ValueError:
@@ -182,14 +188,16 @@ class Collector:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[Dropped] = field(default_factory=list)
 
-    def add(self, id: str, build: Callable[[], tuple[Item, str]]) -> Item | None:
+    def add(self, id: str, build: Callable[[Notes], tuple[Item, str]]) -> Item | None:
         """Count a question and keep the item that `build` makes, with its video's member; return it if it was kept.
 
-        `id` names the question in the account. `build` may raise Unusable. Items are checked as `read_items` will.
+        `id` names the question in the account. `build` may raise Unusable, and adds (reason, detail) to the list it is
+        given for what is odd about an item that is kept all the same. Items are checked as `read_items` will.
         """
         self.found += 1
+        notes: Notes = []
         try:
-            item, member = build()
+            item, member = build(notes)
             try:
                 item = item_of(json.loads(json.dumps(asdict(item))), item.id)
             except ValueError as error:
@@ -200,7 +208,10 @@ class Collector:
             self.dropped.append(Dropped(id, why.reason, why.detail))
             return None
         if len(set(item.options)) < len(item.options):
-            self.note(item.id, REPEATED, shown(list(item.options)))
+            notes.append((REPEATED, shown(list(item.options))))
+        if not all(item.options):
+            notes.append((EMPTY_WRONG, shown(list(item.options))))
+        self.notes += [Dropped(item.id, reason, detail) for reason, detail in notes]
         self.items[item.id] = item
         self.members[item.video] = member
         return item
@@ -210,9 +221,11 @@ class Collector:
         self.found += 1
         self.dropped.append(Dropped(id, why.reason, why.detail))
 
-    def note(self, id: str, reason: str, detail: str = "") -> None:
-        """Count what is odd about a kept item."""
-        self.notes.append(Dropped(id, reason, detail))
+    def take_back(self, item: Item, id: str, why: Unusable) -> None:
+        """Drop an item that was kept."""
+        del self.items[item.id]
+        self.notes = [note for note in self.notes if note.id != item.id]
+        self.dropped.append(Dropped(id, why.reason, why.detail))
 
     def parsed(self) -> Parsed:
         """Return what was collected."""
@@ -234,13 +247,15 @@ def text(record: Record, name: str) -> str:
 
 
 def texts(record: Record, name: str) -> list[str]:
-    """Return a field that must be a list of non-empty texts, without white space around them; Unusable otherwise."""
+    """Return a field that must be a list of texts, without white space around them; Unusable otherwise."""
     value = record.get(name)
     if value is None:
         raise Unusable(MISSING, name)
     if not isinstance(value, list):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no list of texts")
-    return [text({name: one}, name) for one in value]
+    return [
+        one.strip() and text({name: one}, name) if isinstance(one, str) else text({name: one}, name) for one in value
+    ]
 
 
 def label(record: Record, name: str) -> str:
@@ -248,93 +263,26 @@ def label(record: Record, name: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f]+", " ", text(record, name)).split())
 
 
+def seconds(record: Record, name: str, notes: Notes, unit: float = 1) -> float:
+    """Return a field that holds a length of time in units of `unit` seconds; 0 with a note where it does not."""
+    value: Any = record.get(name)
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value.strip()):
+        value = float(value)
+    if type(value) not in (int, float) or not 0 < value * unit < LONGEST_S:
+        notes.append((NO_DURATION, f"{name}: {shown(value)}"))
+        return 0.0
+    return float(value * unit)
+
+
+def name_of(value: Any, otherwise: str) -> str:
+    """Return how the account calls a question: a field's value if it is a name, or else where the question stands."""
+    return value if isinstance(value, str) and value.isascii() and value and safe_id(value) == value else otherwise
+
+
 def file_name(record: Record, name: str) -> str:
     """Return a field that names a file below a folder, "/" between its parts; Unusable where it leads elsewhere."""
     value = text(record, name)
     parts = PurePosixPath(value).parts
-    if value.startswith("/") or ".." in parts or "\\" in value or any(ord(letter) < 32 for letter in value):
+    if not parts or value.startswith("/") or ".." in parts or re.search(r"[\\\x00-\x1f]", value):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no name of a file below the set's folder")
     return "/".join(parts)
-
-
-def without_prefixes(options: Sequence[str]) -> tuple[str, ...]:
-    """Remove "A. ", "(A) ", "A) " or "A: " where most options begin with their own letter, else leave them."""
-    found = [
-        re.fullmatch(rf"(?:\({letter}\)|{letter}[.:)])\s*(.*)", option, re.DOTALL)
-        for letter, option in zip(LETTERS, options, strict=False)
-    ]
-    if 2 * sum(match is not None for match in found) <= len(options):
-        return tuple(options)
-    return tuple(match[1] if match else option for match, option in zip(found, options, strict=False))
-
-
-def options_of(record: Record, name: str) -> tuple[str, ...]:
-    """Return a field that lists the options, as texts without their letters; Unusable where it is no such list."""
-    return checked(without_prefixes(texts(record, name)))
-
-
-def checked(options: Sequence[str]) -> tuple[str, ...]:
-    """Return the options if they are 2 to 10 non-empty texts; Unusable otherwise."""
-    if not 2 <= len(options) <= len(LETTERS):
-        raise Unusable(FEW_OPTIONS, f"{len(options)} options; an item has 2 to {len(LETTERS)}")
-    if not all(options):
-        raise Unusable(MALFORMED, f"an option is empty: {shown(list(options))}")
-    return tuple(options)
-
-
-def letter_of(answer: str, options: Sequence[str]) -> str:
-    """Return the right option's letter from "A", "A.", "(A)", "A. its text" or its text; Unusable otherwise.
-
-    Texts are compared without white space and full stops around them. A letter followed by the text of another option
-    contradicts itself and is no answer.
-    """
-    bare = [_bare(option) for option in options]
-    text = _bare(answer)
-    if text in bare:
-        return _only(text, bare)
-    match = re.match(r"(?:\(([A-J])\)|([A-J])(?=[.:)]|$))[.:)]?\s*", answer)
-    if not match:
-        raise Unusable(NOT_AMONG if len(answer) > 1 else NO_ANSWER, f"{shown(answer)}; options: {shown(list(options))}")
-    place = LETTERS.index(match[1] or match[2])
-    rest = _bare(answer[match.end() :])
-    if place >= len(options):
-        raise Unusable(NOT_AMONG, f"{shown(answer)} of {len(options)} options")
-    if rest and rest != bare[place] and rest in bare:
-        raise Unusable(CONTRADICTION, f"{shown(answer)}; options: {shown(list(options))}")
-    if bare.count(bare[place]) > 1:
-        raise Unusable(TWICE, f"{shown(options[place])}; options: {shown(list(options))}")
-    return LETTERS[place]
-
-
-def _bare(text: str) -> str:
-    return " ".join(text.split()).rstrip(". ")
-
-
-def _only(text: str, bare: Sequence[str]) -> str:
-    if bare.count(text) > 1:
-        raise Unusable(TWICE, f"{shown(text)}; options: {shown(list(bare))}")
-    return LETTERS[bare.index(text)]
-
-
-def split_question(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
-
-    The options are the last lines that begin with A, B, C … in order; a line between two of them goes on with the
-    option before it. Unusable where there are no options or no question.
-    """
-    lines = [line.strip() for line in text.splitlines()]
-    found = [re.fullmatch(r"(?:\(([A-J])\)|([A-J])[.:)])\s*(.*)", line) for line in lines]
-    letters = [(match[1] or match[2]) if match else "" for match in found]
-    if "A" not in letters:
-        raise Unusable(FEW_OPTIONS, f"no line begins with A in {shown(text)}")
-    first = len(letters) - 1 - letters[::-1].index("A")
-    options: list[str] = []
-    for line, letter, match in zip(lines[first:], letters[first:], found[first:], strict=True):
-        if match and len(options) < len(LETTERS) and letter == LETTERS[len(options)]:
-            options.append(match[3])
-        else:
-            options[-1] = f"{options[-1]} {line}".strip()
-    question = "\n".join(lines[:first]).strip()
-    if not question:
-        raise Unusable(MISSING, f"the question before the options of {shown(text)}")
-    return question, checked(options)

@@ -1,23 +1,25 @@
-"""Video-MME (lmms-lab/Video-MME): 2,700 questions on 900 videos, with subtitles for most of them.
+"""Video-MME: 2,700 questions on 900 videos, with subtitles for most of them.
 
 videomme/test-00000-of-00001.parquet holds a row a question: video_id "001", videoID (YouTube's), question_id "001-1",
 duration (short, medium, long), domain, sub_category, task_type, question, options ("A. …"), answer (a letter).
-videos_chunked_01..20.zip hold data/<videoID>.mp4 (a few .MP4 or .mkv), subtitle.zip holds subtitle/<videoID>.srt.
+videos_chunked_01..20.zip hold data/<videoID>.mp4 (some end in .MP4 or .mkv), subtitle.zip subtitle/<videoID>.srt.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from viarl.datasets.choices import letter_of, options_of
 from viarl.datasets.common import (
     Collector,
+    Notes,
     Parsed,
     Record,
     Unusable,
     file_name,
     label,
-    letter_of,
-    options_of,
+    name_of,
     records,
     text,
 )
@@ -27,36 +29,36 @@ SOURCE = "videomme"
 REPOSITORIES = (("questions", "lmms-lab/Video-MME"), ("videos", "lmms-lab/Video-MME"))
 ANNOTATIONS = ("videomme/test-*.parquet",)
 ARCHIVES = ("videos_chunked_*.zip",)
-SUBTITLE_ARCHIVES = ("subtitle.zip",)
+SUBTITLES = ("subtitle.zip",)
 
 
 def parse(files: dict[str, Path], subtitles: bool = False) -> Parsed:
     """Return the questions; with `subtitles`, Item.subtitles names "subtitles/<video id>.srt" for every video.
 
-    Some videos have no subtitles: whoever extracts them sets Item.subtitles to "" where the member is missing.
+    Which subtitles exist is only known from the archive: see `with_subtitles`. Errors: `records`.
     """
     found = Collector(SOURCE)
     for name, number, record in records(files):
+        where = f"{name}:{number}"
         if isinstance(record, Unusable):
-            found.drop(f"{name}:{number}", record)
+            found.drop(where, record)
             continue
-        called = str(record.get("question_id") or f"{name}:{number}")
-        item = found.add(called, partial(_item, record))
+        item = found.add(name_of(record.get("question_id"), where), partial(_item, record))
         if item and subtitles:
             found.items[item.id] = replace(item, subtitles=f"subtitles/{item.video}.srt")
-            found.subtitles[item.video] = f"subtitle/{text(record, 'videoID')}.srt"
+            found.subtitles[item.video] = f"subtitle/{file_name(record, 'videoID')}.srt"
     return found.parsed()
 
 
-def _item(record: Record) -> tuple[Item, str]:
+def with_subtitles(items: list[Item], videos: Collection[str]) -> list[Item]:
+    """Return the items with Item.subtitles kept where the video is among those whose subtitles exist, "" elsewhere."""
+    return [item if item.video in videos else replace(item, subtitles="") for item in items]
+
+
+def _item(record: Record, _: Notes) -> tuple[Item, str]:
     video = file_name(record, "videoID")
     options = options_of(record, "options")
     task = label(record, "task_type")
-    groups = (
-        f"duration={label(record, 'duration')}",
-        f"domain={label(record, 'domain')}",
-        f"task={task}",
-    )
     item = Item(
         id=safe_id(text(record, "question_id")),
         video=safe_id(video),
@@ -65,6 +67,6 @@ def _item(record: Record) -> tuple[Item, str]:
         answer=letter_of(text(record, "answer"), options),
         task=task,
         source=SOURCE,
-        groups=groups,
+        groups=(f"duration={label(record, 'duration')}", f"domain={label(record, 'domain')}", f"task={task}"),
     )
     return item, f"data/{video}.mp4"
