@@ -60,6 +60,14 @@ def check_id(value: Any, where: str) -> str:
     return value
 
 
+def safe_id(text: str) -> str:
+    """Return a name for files and items: the text itself if it may be one, else a likeness with a hash of the text."""
+    likeness = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:150]
+    if likeness == text and text[0] not in ".-":
+        return text
+    return f"{likeness.strip('._-') or 'unnamed'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
 def shard_of(video: str, shards: int) -> int:
     """Return the shard, 0 .. shards - 1, that a video belongs to.
 
@@ -68,7 +76,8 @@ def shard_of(video: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big") % shards
 
 
-def _item(record: dict[str, Any], where: str) -> Item:
+def item_of(record: dict[str, Any], where: str) -> Item:
+    """Build and check an item from a JSON object; ValueError names `where`, the field and the remedy."""
     known = [field.name for field in fields(Item)]
     if unknown := [name for name in record if name not in known]:
         raise ValueError(f"{where}: unknown fields {shown(unknown)}; allowed are {known}")
@@ -166,7 +175,7 @@ def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
 
 def read_items(path: Path) -> list[Item]:
     """Read and check an items.jsonl; ValueError names file, line and remedy of everything that is wrong."""
-    return _read(path, _item)
+    return _read(path, item_of)
 
 
 def read_videos(path: Path) -> dict[str, Video]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from viarl.faults import listed, shown
 from viarl.files import json_object, sha256_file, text_lines
-from viarl.items import LETTERS, Item, Video, shard_of
+from viarl.items import LETTERS, Item, Video, safe_id, shard_of
 from viarl.progress import Progress
 
 FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
@@ -164,14 +164,6 @@ def split_videos(videos: Sequence[Video], validation_share: float, seed: int) ->
 
 def _likeness(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def safe_id(text: str) -> str:
-    """Return a name for files and items: the text itself if it may be one, else a likeness with a hash of the text."""
-    likeness = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:150]
-    if likeness == text and text[0] not in ".-":
-        return text
-    return f"{likeness.strip('._-') or 'unnamed'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def _rows(path: Path, faults: list[str]) -> Iterator[_Row]:

@@ -1,0 +1,114 @@
+"""Options and right answers as the public data sets write them."""
+
+import re
+from collections.abc import Sequence
+
+from viarl.datasets.common import (
+    CONTRADICTION,
+    EMPTY_RIGHT,
+    FEW_OPTIONS,
+    MISSING,
+    NO_ANSWER,
+    NOT_AMONG,
+    TWICE,
+    Record,
+    Unusable,
+    texts,
+)
+from viarl.faults import shown
+from viarl.items import LETTERS
+
+_LETTERED = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)])\s*(.*)", re.DOTALL)  # "(A) text", "A. text", "A) text", "A: text"
+_ANSWER = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.:)]|$))[.:)]?\s*(.*)", re.DOTALL)  # the same, or the letter alone
+
+
+def checked(options: Sequence[str]) -> tuple[str, ...]:
+    """Return the options if they are 2 to 10; Unusable otherwise."""
+    if not 2 <= len(options) <= len(LETTERS):
+        raise Unusable(FEW_OPTIONS, f"{len(options)} options")
+    return tuple(options)
+
+
+def options_of(record: Record, name: str) -> tuple[str, ...]:
+    """Return a field that lists the options, as texts without their letters; Unusable where it is no such list."""
+    return checked(without_letters(texts(record, name)))
+
+
+def without_letters(options: Sequence[str]) -> tuple[str, ...]:
+    """Remove "A. ", "(A) ", "A) " or "A: " where most options begin with their own letter, or else leave them.
+
+    So an option "A. Smith" keeps its name where the options have no letters.
+    """
+    found = [_LETTERED.fullmatch(option) for option in options]
+    own = [
+        match is not None and (match[1] or match[2]) == letter for match, letter in zip(found, LETTERS, strict=False)
+    ]
+    if 2 * sum(own) <= len(options):
+        return tuple(options)
+    return tuple(
+        match[3] if match and lettered else option for option, match, lettered in zip(options, found, own, strict=False)
+    )
+
+
+def split_question(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
+
+    The options are the last lines that begin with A, B, C … in order; a line between two of them goes on with the
+    option before it. Unusable where there are no two options or no question.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    found = [_LETTERED.fullmatch(line) for line in lines]
+    letters = [(match[1] or match[2]) if match else "" for match in found]
+    for first in reversed([place for place, letter in enumerate(letters) if letter == "A"]):
+        options: list[str] = []
+        for line, letter, match in zip(lines[first:], letters[first:], found[first:], strict=True):
+            if match and letter == LETTERS[len(options) : len(options) + 1]:
+                options.append(match[3])
+            else:
+                options[-1] = f"{options[-1]} {line}".strip()
+        if len(options) > 1:
+            if question := "\n".join(lines[:first]).strip():
+                return question, checked(options)
+            raise Unusable(MISSING, f"the question before the options of {shown(text)}")
+    raise Unusable(FEW_OPTIONS, f"no lines A and B in {shown(text)}")
+
+
+def letter_of(answer: str, options: Sequence[str]) -> str:
+    """Return the letter of an answer that is written "A", "A.", "(A)" or "A. its text", or else is an option's text.
+
+    Texts are compared without full stops and white space around them. Unusable for a letter beyond the options, a
+    letter with the text of another option, and a right option that is empty or comes twice.
+    """
+    match = _ANSWER.fullmatch(answer)
+    bare = [_bare(option) for option in options]
+    if match is None:
+        return letter_of_text(answer, options)
+    place, rest = LETTERS.index(match[1] or match[2]), _bare(match[3])
+    if rest and (place >= len(bare) or rest != bare[place]):
+        if _bare(answer) in bare:
+            return letter_of_text(answer, options)
+        if rest in bare:
+            raise Unusable(CONTRADICTION, f"{shown(answer)}; options: {shown(list(options))}")
+    if place >= len(options):
+        raise Unusable(NO_ANSWER, f"{shown(answer)} of {len(options)} options")
+    return _single(place, bare)
+
+
+def letter_of_text(answer: str, options: Sequence[str]) -> str:
+    """Return the letter of an answer that is written as an option's text; Unusable where none or two have that text."""
+    bare = [_bare(option) for option in options]
+    if (text := _bare(answer)) not in bare:
+        raise Unusable(NOT_AMONG, f"{shown(answer)}; options: {shown(list(options))}")
+    return _single(bare.index(text), bare)
+
+
+def _single(place: int, bare: Sequence[str]) -> str:
+    if not bare[place]:
+        raise Unusable(EMPTY_RIGHT, f"option {LETTERS[place]} of {shown(list(bare))}")
+    if bare.count(bare[place]) > 1:
+        raise Unusable(TWICE, f"{shown(bare[place])}; options: {shown(list(bare))}")
+    return LETTERS[place]
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split()).rstrip(". ")

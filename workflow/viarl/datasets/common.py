@@ -1,0 +1,288 @@
+"""What the public data sets share: reading their annotation files, and the account of what is kept and dropped.
+
+A data set is a module of this package with
+
+    REPOSITORIES  (role, hub id): which repository holds the "questions" and which the "videos" (one may hold both)
+    ANNOTATIONS   patterns of the annotation files in the repository of the questions
+    ARCHIVES      patterns, in the repository of the videos, of archives (whole or in parts) or of video files
+    parse         {path in the repository: local file} -> Parsed
+
+A record that cannot be used is dropped and counted with the reason, whatever is wrong with it; a file that cannot be
+read at all is a ValueError, as is a set of which nothing is left.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from viarl.faults import shown
+from viarl.files import json_object, text_lines
+from viarl.items import Item, item_of, safe_id
+
+LISTED = 1000  # dropped and noted records that a card lists; the rest is counted
+LONGEST_S = 1e6  # no video is longer
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+MISSING = "field missing"
+MALFORMED = "field malformed"
+NO_JSON = "record is no JSON object"
+NOT_AMONG = "answer not among the options"
+NO_ANSWER = "answer is no option's letter"
+TWICE = "right option comes twice"
+FEW_OPTIONS = "not 2 to 10 options"
+GENERATION = "generation task"
+OPEN_ENDED = "open-ended question"
+SAME_ID = "id comes twice"
+CONTRADICTION = "letter and text of the answer differ"
+SAME_QUESTION = "question comes twice"
+EMPTY_RIGHT = "right option is empty"
+REPEATED = "wrong options repeat"  # this and what follows are notes: the item is kept
+EMPTY_WRONG = "a wrong option is empty"
+NO_DURATION = "duration unknown"
+
+Record = dict[str, Any]
+Notes = list[tuple[str, str]]
+
+
+class Unusable(Exception):
+    """Why a record cannot be an item: a reason to count by, and the detail."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that was dropped, or kept with a note: its id, the reason it is counted by, and the detail."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A data set as items.
+
+    Attributes:
+        items: in the order of the files; ids are unique.
+        members: by video id, the archive member or repository file that holds the video, or the ending of its path;
+            see `located`.
+        subtitles: by video id, likewise, the subtitles that may exist.
+        found: questions in the files; found = kept + dropped.
+        dropped: what was dropped.
+        notes: what is odd about items that were kept.
+    """
+
+    items: list[Item]
+    members: dict[str, str]
+    subtitles: dict[str, str]
+    found: int
+    dropped: tuple[Dropped, ...] = ()
+    notes: tuple[Dropped, ...] = ()
+
+    def card(self) -> dict[str, Any]:
+        """Return the account for results/data_card.json: found, kept, dropped and noted by reason, and which."""
+        return {
+            "found": self.found,
+            "kept": len(self.items),
+            "dropped": dict(sorted(Counter(one.reason for one in self.dropped).items())),
+            "noted": dict(sorted(Counter(one.reason for one in self.notes).items())),
+            "listed": [asdict(one) for one in (*self.dropped, *self.notes)[:LISTED]],
+        }
+
+
+def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return, by video id, the name among `names` that a member of `Parsed.members` stands for; none where none fits.
+
+    A member fits a name that is equal to it or ends in "/" and it; failing that, one that differs in the suffix of a
+    video file or in its case only (Video-MME holds .MP4 and .mkv beside .mp4). The shortest name that fits counts.
+    """
+    exact: dict[str, str] = {}
+    loose: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
+        parts = PurePosixPath(name).parts
+        for start in range(len(parts)):
+            ending = "/".join(parts[start:])
+            exact[ending] = name
+            if PurePosixPath(ending).suffix.lower() in VIDEO_SUFFIXES:
+                loose[str(PurePosixPath(ending).with_suffix(""))] = name
+    found = {}
+    for video, member in members.items():
+        path = PurePosixPath(member)
+        stem = str(path.with_suffix("")) if path.suffix.lower() in VIDEO_SUFFIXES else ""
+        if fitting := exact.get(str(path)) or loose.get(stem):
+            found[video] = fitting
+    return found
+
+
+def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusable]]:
+    """Yield (file in the repository, number from 1, record) of JSON, JSON lines and parquet files, by path.
+
+    A record that is no object comes as the reason to drop it. Errors: ValueError naming file and remedy for a file that
+    is none of the three or holds no record at all.
+    """
+    if not files:
+        raise ValueError("no annotation file was given; download the data set's annotations first")
+    readers = {".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}
+    for name, path in sorted(files.items()):
+        if (suffix := PurePosixPath(name).suffix) not in readers:
+            raise ValueError(f"{name}: annotation files end in {', '.join(readers)}; correct the patterns")
+        for number, record in enumerate(readers[suffix](path), 1):
+            if not isinstance(record, dict):
+                record = Unusable(NO_JSON, shown(record))
+            yield name, number, record
+
+
+def _refused(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path}: holds no annotations ({why}); delete it so that it is downloaded again")
+
+
+def _json(path: Path) -> list[Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise _refused(path, f"no valid JSON: {error}") from error
+    if not isinstance(value, list):
+        raise _refused(path, f"not a list of records but {shown(value)}")
+    return value
+
+
+def _json_lines(path: Path) -> list[Any]:
+    found: list[Any] = []
+    for _, line in text_lines(path):
+        if line.strip():
+            try:
+                found.append(json_object(line))
+            except ValueError:
+                found.append(line.strip())
+    if not any(isinstance(record, dict) for record in found):
+        raise _refused(path, "no line is a JSON object")
+    return found
+
+
+def _parquet(path: Path) -> list[Any]:
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        raise _refused(path, f"no valid parquet: {error}") from error
+
+
+@dataclass
+class Collector:
+    """Items as they are found, and the account of what is not kept."""
+
+    source: str
+    items: dict[str, Item] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
+    subtitles: dict[str, str] = field(default_factory=dict)
+    found: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[Dropped] = field(default_factory=list)
+
+    def add(self, id: str, build: Callable[[Notes], tuple[Item, str]]) -> Item | None:
+        """Count a question and keep the item that `build` makes, with its video's member; return it if it was kept.
+
+        `id` names the question in the account. `build` may raise Unusable, and adds (reason, detail) to the list it is
+        given for what is odd about an item that is kept all the same. Items are checked as `read_items` will.
+        """
+        self.found += 1
+        notes: Notes = []
+        try:
+            item, member = build(notes)
+            try:
+                item = item_of(json.loads(json.dumps(asdict(item))), item.id)
+            except ValueError as error:
+                raise Unusable(MALFORMED, str(error)) from None
+            if item.id in self.items:
+                raise Unusable(SAME_ID, f"the question was {shown(item.question)}")
+        except Unusable as why:
+            self.dropped.append(Dropped(id, why.reason, why.detail))
+            return None
+        if len(set(item.options)) < len(item.options):
+            notes.append((REPEATED, shown(list(item.options))))
+        if not all(item.options):
+            notes.append((EMPTY_WRONG, shown(list(item.options))))
+        self.notes += [Dropped(item.id, reason, detail) for reason, detail in notes]
+        self.items[item.id] = item
+        self.members[item.video] = member
+        return item
+
+    def drop(self, id: str, why: Unusable) -> None:
+        """Count a question that cannot be used."""
+        self.found += 1
+        self.dropped.append(Dropped(id, why.reason, why.detail))
+
+    def take_back(self, item: Item, id: str, why: Unusable) -> None:
+        """Drop an item that was kept."""
+        del self.items[item.id]
+        self.notes = [note for note in self.notes if note.id != item.id]
+        self.dropped.append(Dropped(id, why.reason, why.detail))
+
+    def parsed(self) -> Parsed:
+        """Return what was collected."""
+        return Parsed(
+            [*self.items.values()], self.members, self.subtitles, self.found, tuple(self.dropped), tuple(self.notes)
+        )
+
+
+def text(record: Record, name: str) -> str:
+    """Return a field that must be a non-empty text, without white space around it; Unusable otherwise."""
+    value = record.get(name)
+    if value is None:
+        raise Unusable(MISSING, name)
+    if not isinstance(value, str) or not value.strip():
+        raise Unusable(MALFORMED, f"{name}: {shown(value)} is no text")
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise Unusable(MALFORMED, f"{name}: {shown(value)} holds a character that is none")
+    return value.strip()
+
+
+def texts(record: Record, name: str) -> list[str]:
+    """Return a field that must be a list of texts, without white space around them; Unusable otherwise."""
+    value = record.get(name)
+    if value is None:
+        raise Unusable(MISSING, name)
+    if not isinstance(value, list):
+        raise Unusable(MALFORMED, f"{name}: {shown(value)} is no list of texts")
+    return [
+        one.strip() and text({name: one}, name) if isinstance(one, str) else text({name: one}, name) for one in value
+    ]
+
+
+def label(record: Record, name: str) -> str:
+    """Return a field that names a category, on one line; Unusable where it is no text."""
+    return " ".join(re.sub(r"[\x00-\x1f]+", " ", text(record, name)).split())
+
+
+def seconds(record: Record, name: str, notes: Notes, unit: float = 1) -> float:
+    """Return a field that holds a length of time in units of `unit` seconds; 0 with a note where it does not."""
+    value: Any = record.get(name)
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value.strip()):
+        value = float(value)
+    if type(value) not in (int, float) or not 0 < value * unit < LONGEST_S:
+        notes.append((NO_DURATION, f"{name}: {shown(value)}"))
+        return 0.0
+    return float(value * unit)
+
+
+def name_of(value: Any, otherwise: str) -> str:
+    """Return how the account calls a question: a field's value if it is a name, or else where the question stands."""
+    return value if isinstance(value, str) and value.isascii() and value and safe_id(value) == value else otherwise
+
+
+def file_name(record: Record, name: str) -> str:
+    """Return a field that names a file below a folder, "/" between its parts; Unusable where it leads elsewhere."""
+    value = text(record, name)
+    parts = PurePosixPath(value).parts
+    if not parts or value.startswith("/") or ".." in parts or re.search(r"[\\\x00-\x1f]", value):
+        raise Unusable(MALFORMED, f"{name}: {shown(value)} is no name of a file below the set's folder")
+    return "/".join(parts)

@@ -1,0 +1,65 @@
+"""MLVU, the development set as first published: 2,593 questions of nine tasks, seven of them multiple-choice (2,175).
+
+MLVU/json/<number>_<task>.json lists records of video, duration (seconds), question, candidates, answer (the right
+candidate's text) and question_type; the two generation tasks, subPlot and summary, have no candidates. The videos lie
+as files in MLVU/video/<stem of the json>/; the same name in two of those folders is not the same video.
+
+Of the 2,175, 2,165 are usable: on needle_4 and needle_5 an answer is not among the candidates, in five items the right
+candidate comes twice, in three it is empty. In ten more only wrong ones repeat: kept, as every harness does.
+"""
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from viarl.datasets.choices import letter_of_text, options_of
+from viarl.datasets.common import (
+    GENERATION,
+    Collector,
+    Notes,
+    Parsed,
+    Record,
+    Unusable,
+    file_name,
+    label,
+    records,
+    seconds,
+    text,
+)
+from viarl.items import Item, safe_id
+
+SOURCE = "mlvu"
+REPOSITORIES = (("questions", "MLVU/MVLU"), ("videos", "MLVU/MVLU"))
+ANNOTATIONS = ("MLVU/json/*.json",)
+ARCHIVES = ("MLVU/video/*/*.mp4",)
+GENERATION_TASKS = ("subPlot", "summary")
+
+
+def parse(files: dict[str, Path]) -> Parsed:
+    """Return the multiple-choice questions; Item.task is the question_type. Errors: `records`."""
+    found = Collector(SOURCE)
+    for name, number, record in records(files):
+        where = f"{name}:{number}"
+        if isinstance(record, Unusable):
+            found.drop(where, record)
+        else:
+            found.add(where, partial(_item, record, PurePosixPath(name).stem, number))
+    return found.parsed()
+
+
+def _item(record: Record, folder: str, number: int, notes: Notes) -> tuple[Item, str]:
+    task = label(record, "question_type")
+    if task in GENERATION_TASKS:
+        raise Unusable(GENERATION, task)
+    video = f"{folder}/{file_name(record, 'video')}"
+    options = options_of(record, "candidates")
+    item = Item(
+        id=safe_id(f"{folder}-{number}"),
+        video=safe_id(video),
+        question=text(record, "question"),
+        options=options,
+        answer=letter_of_text(text(record, "answer"), options),
+        task=task,
+        duration=seconds(record, "duration", notes),
+        source=SOURCE,
+    )
+    return item, f"MLVU/video/{video}"

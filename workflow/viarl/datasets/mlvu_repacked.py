@@ -1,0 +1,51 @@
+"""MLVU, the development set as repacked for lmms-eval (sy1998/MLVU_dev): 2,174 multiple-choice questions, 1,122 videos.
+
+A parquet file holds a row a question: video_name, duration (seconds), question (its options in lines "(A) …" behind
+it), answer (a letter), task_type, question_id. video_part_1..8.zip hold the videos, of which the file name counts.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from viarl.datasets.choices import letter_of, options_of, split_question
+from viarl.datasets.common import Collector, Notes, Parsed, Record, Unusable, file_name, label, records, seconds, text
+from viarl.items import Item, safe_id
+
+SOURCE = "mlvu_repacked"
+REPOSITORIES = (("questions", "sy1998/MLVU_dev"), ("videos", "sy1998/MLVU_dev"))
+ANNOTATIONS = ("*test-*.parquet",)
+ARCHIVES = ("video_part_*.zip",)
+TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both packings
+
+
+def parse(files: dict[str, Path]) -> Parsed:
+    """Return the questions; Item.task is the task_type under its name in `viarl.datasets.mlvu`. Errors: `records`."""
+    found = Collector(SOURCE)
+    for name, number, record in records(files):
+        where = f"{name}:{number}"
+        if isinstance(record, Unusable):
+            found.drop(where, record)
+        else:
+            found.add(where, partial(_item, record, number))
+    return found.parsed()
+
+
+def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
+    video = file_name(record, "video_name")
+    task = label(record, "task_type")
+    question = text(record, "question")
+    if record.get("candidates") is not None:
+        options = options_of(record, "candidates")
+    else:
+        question, options = split_question(question)
+    item = Item(
+        id=f"{safe_id(task)}-{number}",  # question_id counts within a task, if at all
+        video=safe_id(video),
+        question=question,
+        options=options,
+        answer=letter_of(text(record, "answer"), options),
+        task=TASKS.get(task, task),
+        duration=seconds(record, "duration", notes),
+        source=SOURCE,
+    )
+    return item, video
