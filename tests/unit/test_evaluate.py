@@ -63,7 +63,7 @@ class Knows:
 
 def table(cycle: int = 1, own: Any = None, answerer: Any = None, **changes: Any) -> list[dict[str, Any]]:
     choices = choose(own or items(), sources(**changes), SELECTORS, 2, 5)
-    return evaluate(choices, answerer or Knows(), sources(**changes), benchmark="needle", cycle=cycle)
+    return evaluate(choices, answerer or Knows(), sources(**changes), benchmark="needle", cycle=cycle, protocol="own")
 
 
 def frame(*tables: list[dict[str, Any]]) -> pd.DataFrame:
@@ -167,6 +167,7 @@ def test_summary_has_the_documented_schema_and_pairs() -> None:
         "n": 2,
         "accuracy": part["selectors"]["learned"]["by_task"]["end"]["accuracy"],
         "evidence_recall": 0.5,
+        "evidence_interval": part["selectors"]["learned"]["by_task"]["end"]["evidence_interval"],
         "four_way": {
             "right_frames_right_answer": 0.5,
             "right_frames_wrong_answer": 0.0,

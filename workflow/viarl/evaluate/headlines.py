@@ -32,7 +32,7 @@ class Headline:
 
 MICRO = Headline()
 VIDEOMME = {"overall": Headline(over="duration"), "micro": MICRO}
-MLVU = {"M-Avg": Headline(over=TASK), "micro": MICRO, "Needle QA": Headline(only=("task=findNeedle", "task=needle"))}
+MLVU = {"M-Avg": Headline(over=TASK), "micro": MICRO, "Needle QA": Headline(only=("task=findNeedle",))}
 HEADLINES: dict[str, dict[str, Headline]] = {  # by benchmark
     "videomme": VIDEOMME,
     "videomme_subtitles": VIDEOMME,
@@ -45,18 +45,16 @@ HEADLINES: dict[str, dict[str, Headline]] = {  # by benchmark
 def labels(rows: pd.DataFrame) -> pd.Series:
     """Return what each row's question is grouped by: its labels "kind=value", its task among them."""
     return pd.Series(
-        [
-            (f"{TASK}={task or UNKNOWN}", *groups)
-            for task, groups in zip(rows["task"], rows["groups"], strict=True)
-        ],
+        [(f"{TASK}={task or UNKNOWN}", *groups) for task, groups in zip(rows["task"], rows["groups"], strict=True)],
         index=rows.index,
         dtype=object,
     )
 
 
 def groups_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield kind, value and rows of every group but tasks, in order of their names; a row may be in several."""
+    """Yield kind, value and rows of every group, in order of their names; a row may be in several, its task is none."""
     named = rows["groups"].explode().dropna()
+    named = named[named != f"{TASK}=" + rows["task"].loc[named.index]]
     for label in sorted(named.unique()):
         kind, _, value = label.partition("=")
         yield kind, value, rows.loc[named.index[named == label].unique()]

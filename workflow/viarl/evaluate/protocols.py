@@ -91,7 +91,7 @@ def first_letter(reply: str, choices: str) -> str:
 
 
 def best_placed_letter(reply: str, choices: str) -> str:
-    """Return the one of `choices` that stands in the most telling place of a reply, "" if none (lmms-eval, mcq_extract).
+    """Return the one of `choices` in the most telling place of a reply, "" if none (lmms-eval, mcq_extract).
 
     Places from the most telling on: a letter that opens the reply, one that ends it, the first one behind a phrase,
     "(A)", "A.", "A:", "A)", "A " (also at the end of a word), anywhere. Of equal places the last one counts.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viarl.datasets.subtitles import read_subtitles, spoken
+from viarl.datasets.subtitles import read_srt, spoken
 from viarl.items import Item
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ class SpokenLines:
         folder: of their items.jsonl, where `Item.subtitles` count from.
         cache: knows the frames' times.
 
-    Errors: those of `read_subtitles`, which name the file.
+    Errors: those of `read_srt`.
     """
 
     def __init__(self, items: Iterable[Item], folder: Path, cache: "FrameCache") -> None:
         names = sorted({item.subtitles for item in items} - {""})
-        self._spans = {name: read_subtitles(folder / name) for name in names}
+        self._spans = {name: read_srt(folder / name).spans for name in names}
         self._times = functools.lru_cache(maxsize=None)(cache.times)
 
     def __call__(self, item: Item, frames: Sequence[int]) -> str:

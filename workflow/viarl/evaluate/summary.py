@@ -99,9 +99,7 @@ def _first(rows: pd.DataFrame, items: pd.Index) -> pd.DataFrame:
     return rows.drop_duplicates("item").set_index("item").loc[items]
 
 
-def _pairs(
-    tables: dict[int, pd.DataFrame], cycle: int, benchmark: str
-) -> dict[str, tuple[pd.Series, pd.Series]]:
+def _pairs(tables: dict[int, pd.DataFrame], cycle: int, benchmark: str) -> dict[str, tuple[pd.Series, pd.Series]]:
     """Return the pairs of values by item that are compared; `tables` are those of `by_item`, by cycle."""
     now = tables[cycle]
     pairs: dict[str, tuple[pd.Series, pd.Series]] = {}
@@ -111,7 +109,9 @@ def _pairs(
     for previous in sorted((number for number in tables if number < cycle), reverse=True):
         before = tables[previous]
         if not before.index.equals(now.index):
-            raise ValueError(f"benchmark {benchmark!r}: cycles {previous} and {cycle} were evaluated on different items")
+            raise ValueError(
+                f"benchmark {benchmark!r}: cycles {previous} and {cycle} were evaluated on different items"
+            )
         if "learned" in now and "learned" in before:
             pairs[f"cycle{cycle}-cycle{previous}"] = (now["learned"], before["learned"])
     return pairs
