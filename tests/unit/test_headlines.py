@@ -21,8 +21,8 @@ EVAL_SCHEMA = read_json(Path(__file__).parents[2] / "workflow/schemas/eval.schem
 VALUES = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])[:, None]
 VIDEOS = list("aabbcccc")
 X = np.array([True, True, True, False, False, False, False, False])
-# Their 27 resamples, by how often each video is drawn: (x right, x all, y right, y all) = a (1, 2, 0, 0), b (0, 1, 1, 1),
-# c (0, 0, 0, 4); a group that is not drawn is left out.
+# Their 27 resamples, by how often each video is drawn; (x right, x all, y right, y all) is (1, 2, 0, 0) in a,
+# (0, 1, 1, 1) in b and (0, 0, 0, 4) in c; a group that is not drawn is left out.
 MEANS = {
     (3, 0, 0): 1 / 2,  # aaa: x alone, 3 of 6
     (2, 1, 0): (2 / 5 + 1) / 2,

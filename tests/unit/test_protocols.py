@@ -139,11 +139,13 @@ def test_open_questions_are_asked_as_they_are(name: str) -> None:
         ("own", f"Spoken at these frames:\n{{}}\n\n{ITEM.question}\n{LETTERED}\nAnswer."),
         (
             "viarl",
-            f"This video's subtitles are listed below:\n{{}}\nQuestion:\n{ITEM.question}\nOptions:\n{LETTERED}\n{DIRECTLY}",
+            f"This video's subtitles are listed below:\n{{}}\nQuestion:\n{ITEM.question}\nOptions:\n{LETTERED}\n"
+            f"{DIRECTLY}",
         ),
         (
             "lmms-eval",
-            f"This video's subtitles are listed below: \n{{}}\n{SELECT}\n{ITEM.question}\n{LETTERED}\nThe best answer is:",
+            f"This video's subtitles are listed below: \n{{}}\n{SELECT}\n{ITEM.question}\n{LETTERED}\n"
+            "The best answer is:",
         ),
     ],
 )

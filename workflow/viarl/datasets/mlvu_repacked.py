@@ -35,10 +35,12 @@ def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
     video = file_name(record, "video_name")
     task = label(record, "task_type")
     question = text(record, "question")
-    if record.get("candidates") is not None:
+    try:
+        question, options = split_question(question)  # they stand there also where there is a list of candidates
+    except Unusable:
+        if record.get("candidates") is None:
+            raise
         options = options_of(record, "candidates")
-    else:
-        question, options = split_question(question)
     item = Item(
         id=f"{safe_id(task)}-{number}",  # question_id counts within a task, if at all
         video=safe_id(video),
