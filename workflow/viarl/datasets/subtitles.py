@@ -38,7 +38,7 @@ def read_srt(path: Path) -> Subtitles:
     starts = [at for at, line in enumerate(lines) if "-->" in line]
     spans: list[Span] = []
     bad = int(_is_lost(lines[: starts[0] if starts else len(lines)]))
-    for number, (at, until) in enumerate(zip(starts, [*starts[1:], len(lines)], strict=True), 1):
+    for number, (at, until) in enumerate(zip(starts, [*starts, len(lines)][1:], strict=True), 1):
         said, rest = _block(lines[at + 1 : until], number + 1 if until < len(lines) else 0)
         text = plain(" ".join(said))
         interval = _INTERVAL.fullmatch(lines[at])
