@@ -14,6 +14,7 @@ from viarl.evaluate.headlines import HEADLINES, Headline, macro_means, members
 from viarl.evaluate.statistics import clustered_means
 from viarl.evaluate.summary import summarise
 from viarl.files import read_json
+from viarl.report.comparison import tables
 
 EVAL_SCHEMA = read_json(Path(__file__).parents[2] / "workflow/schemas/eval.schema.json")
 
@@ -205,6 +206,20 @@ def test_lvbench_counts_a_question_in_each_of_its_types_and_reports_evidence_rec
     recall = part["headlines"]["evidence recall"]
     assert recall["n"] == 2 and recall["selectors"]["learned"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert part["headlines"]["micro"]["n"] == 3
+
+
+def test_the_comparison_has_tables_of_headlines_and_groups_where_a_benchmark_has_headlines() -> None:
+    groups = ["type=reasoning", "type=summarization"]
+    asked = [{"video": "a", "groups": groups, "right": BOTH, "recall": 1.0}, {"video": "b", "right": LEARNED}]
+    table = rows("lvbench", asked) + rows("needle", asked)
+    content = summarise(pd.DataFrame(table), 0, ["lvbench", "needle"], 50)
+    _, headline, group, *others = tables([content])
+    assert headline.header[1] == "micro (mean over questions, n = 2)" and len(others) == 1
+    assert headline.header[3] == "evidence recall (mean over questions, n = 1)"
+    by_selector = {cells[0]: cells[1:] for cells in headline.cells}
+    assert by_selector["uniform"][0].startswith("50.0 [") and by_selector["uniform"][1].startswith("+50.0 [")
+    assert by_selector["uniform"][2] == "100.0 [100.0, 100.0]"
+    assert [cells[:2] for cells in group.cells] == [["type: reasoning", "1"], ["type: summarization", "1"]]
 
 
 def test_a_headline_without_questions_says_so() -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from viarl.datasets import mlvu_repacked
 from viarl.evaluate.protocols import PROTOCOLS, best_placed_letter, first_letter, protocol
 from viarl.evaluate.spoken import SpokenLines
 from viarl.items import Item
@@ -163,6 +166,15 @@ def test_subtitles_show_the_lines_at_the_selected_frames(name: str, prompt: str,
     assert asking.text(SPEAKING, [2, 3]) == (expected("") if name == "lmms-eval" else plain)
     assert asking.text(SPEAKING, []) == (expected("") if name == "lmms-eval" else plain)
     assert asking.text(without, [1]) == (expected("No subtitles available") if name == "lmms-eval" else plain)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_options_of_the_repacked_mlvu_stand_once_in_its_prompt(listed: bool, tmp_path: Path) -> None:
+    row = {"video_name": "needle_1.mp4", "task_type": "needle", "duration": 1.0, "answer": "B", "question_id": "1"}
+    row |= {"question": f"{ITEM.question}\n{IN_BRACKETS}"} | ({"candidates": list(ITEM.options)} if listed else {})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "test-0.parquet")
+    (found,) = mlvu_repacked.parse({"test-0.parquet": tmp_path / "test-0.parquet"}).items
+    assert protocol("lmms-eval", "short").text(found, [0]) == PROMPTS["lmms-eval", "mlvu_repacked"]
 
 
 def test_a_missing_subtitle_file_is_named_before_anything_is_asked(tmp_path: Path) -> None:

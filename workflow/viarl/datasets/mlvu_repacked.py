@@ -9,7 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of, split_question
-from viarl.datasets.common import Collector, Notes, Parsed, Record, Unusable, file_name, label, records, seconds, text
+from viarl.datasets.common import (
+    FEW_OPTIONS,
+    Collector,
+    Notes,
+    Parsed,
+    Record,
+    Unusable,
+    file_name,
+    label,
+    records,
+    seconds,
+    text,
+)
 from viarl.items import Item, safe_id
 
 SOURCE = "mlvu_repacked"
@@ -37,8 +49,8 @@ def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
     question = text(record, "question")
     try:
         question, options = split_question(question)  # they stand there also where there is a list of candidates
-    except Unusable:
-        if record.get("candidates") is None:
+    except Unusable as why:
+        if why.reason != FEW_OPTIONS or record.get("candidates") is None:
             raise
         options = options_of(record, "candidates")
     item = Item(
