@@ -1,7 +1,7 @@
 # make        set up the environment (.venv) from the lock
 # make demo   set up everything, run the default to results/cycle2/eval.json, and write the report
 # make test   set up everything, lint, pass the tests
-# See also: bench, mlflow, report, lint, unit, e2e, test-slurm, chaos, lock.
+# See also: bench, mlflow, report, lint, unit, e2e, peer, test-slurm, chaos, lock.
 # Variables: PYTHON, CORES, ARGS (more options for Snakemake).
 
 SHELL := /bin/bash
@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env demo test lint unit e2e test-slurm chaos bench mlflow report lock
+.PHONY: env demo test lint unit e2e peer test-slurm chaos bench mlflow report lock
 .DEFAULT_GOAL := env
 
 # Made anew where the lock differs from the one that was installed; otherwise this takes no time.
@@ -67,6 +67,15 @@ e2e: env
 	$(BIN)/python -m pytest -m "e2e"
 
 test: lint unit e2e
+
+# Prompts, letters and scores of `evaluation.protocol: lmms-eval` against lmms-eval itself, in an environment of its own.
+# Only what its three tasks import is installed beside it (envs/peer.txt): its models' dependencies are many and large.
+PEER := .venv-peer/bin/python
+peer:
+	test -x $(PEER) || $(PYTHON) -m venv .venv-peer
+	$(PEER) -m pip install --quiet --disable-pip-version-check -r envs/peer.txt -c envs/requirements.lock
+	$(PEER) -m pip install --quiet --disable-pip-version-check --no-deps lmms-eval==0.7.3
+	$(PEER) -m pytest -m peer tests/peer
 
 # The smoke preset 20 times with one fault each (an hour or two); options: make chaos CHAOS="--runs 3 --seed 5"
 chaos: env

@@ -25,6 +25,7 @@ def write_table(
     for item, selector, draw, correct, recall in outcomes:
         row = {"benchmark": benchmark, "cycle": cycle, "item": item, "video": videos[item], "selector": selector}
         row |= {"task": (tasks or {}).get(item, "none"), "question": f"What is shown in {item}?", "draw": draw}
+        row |= {"groups": [], "protocol": "own"}
         row |= {"indices": list(indices), "valid": True, "reason": "", "text": "", "reply": "", "failed": ""}
         row |= {"letter": "A" if correct else "B", "answer": "A", "correct": correct, "evidence_recall": recall}
         rows.append(row | dict((change or {}).get((item, selector), {})))

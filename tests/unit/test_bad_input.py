@@ -135,6 +135,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "unknown data set": ({"dataset": "needles"}, "dataset = 'needles': unknown value; did you mean 'needle'?"),
     "benchmark for training": ({"benchmarks": ["needle_train"]}, "benchmarks.0 = 'needle_train': unknown value"),
     "benchmark twice": ({"benchmarks": ["needle", "needle"]}, "benchmarks = .*: an entry stands twice; remove one"),
+    "unknown protocol": ({"evaluation": {"protocol": "lmms_eval"}}, "did you mean 'lmms-eval'?"),
     "unknown selector": ({"evaluation": {"selectors": ["uniform", "learned", "bold"]}}, "did you mean 'bolt'?"),
     "unknown algorithm": (training(algorithm="reinforce"), r"did you mean 'reinforce\+\+'?"),
     # what contradicts itself

@@ -37,7 +37,7 @@ def test_paper_preset_is_the_papers() -> None:
     assert (training["beta"], training["gamma"], training["clip_epsilon"], training["temperature"]) == (1e-3, 1, 0.2, 1)
     assert (answerer["tuning"]["learning_rate"], answerer["tuning"]["train_vision"]) == (1e-6, True)
     assert answerer["tuning"]["target"] == "letter"
-    assert config["cycles"] == 2
+    assert config["cycles"] == 2 and config["evaluation"]["protocol"] == "viarl"
     assert config["reward"] == {"format": 1, "index": 1, "answer": 2, "length": 0.2}
 
 

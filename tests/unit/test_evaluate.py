@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from small_answerer import MemoryCache, item, model_and_processor, small_answerer
 
+from viarl.answer import answerer as answerer_module
 from viarl.answer.answerer import Reply
 from viarl.clip.scores import read_scores, similarities, write_scores
 from viarl.evaluate.rows import SCHEMA, read_rows, write_rows
@@ -63,7 +64,7 @@ class Knows:
 
 def table(cycle: int = 1, own: Any = None, answerer: Any = None, **changes: Any) -> list[dict[str, Any]]:
     choices = choose(own or items(), sources(**changes), SELECTORS, 2, 5)
-    return evaluate(choices, answerer or Knows(), sources(**changes), benchmark="needle", cycle=cycle)
+    return evaluate(choices, answerer or Knows(), sources(**changes), benchmark="needle", cycle=cycle, protocol="own")
 
 
 def frame(*tables: list[dict[str, Any]]) -> pd.DataFrame:
@@ -167,6 +168,7 @@ def test_summary_has_the_documented_schema_and_pairs() -> None:
         "n": 2,
         "accuracy": part["selectors"]["learned"]["by_task"]["end"]["accuracy"],
         "evidence_recall": 0.5,
+        "evidence_interval": part["selectors"]["learned"]["by_task"]["end"]["evidence_interval"],
         "four_way": {
             "right_frames_right_answer": 0.5,
             "right_frames_wrong_answer": 0.0,
@@ -271,22 +273,22 @@ def test_stage_scores_the_items_of_its_shard(tmp_path: Path, monkeypatch: pytest
     assert {own: value.shape for own, value in read_scores([tmp_path / "0.safetensors"]).items()} == {"q2": (3,)}
 
 
-def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_stage, "FrameCache", lambda manifests: CACHE)
+def run_evaluation(folder: Path, own: Any, benchmark: str, cycles: tuple[int, ...] = (0,), **evaluation: Any) -> None:
+    """Run the stage on items, with an untrained answerer, into cycle<c>.parquet."""
     model, processor = model_and_processor(1)
-    model.save_pretrained(tmp_path / "answerer")
-    processor.save_pretrained(tmp_path / "answerer")
-    write_records(tmp_path / "items.jsonl", items())
-    write_scores(tmp_path / "0.safetensors", dict(sources().scores))
-    write_picks(tmp_path / "picks.parquet", [*picks(GREEDY).values(), *picks(SAMPLED).values()])
+    model.save_pretrained(folder / "answerer")
+    processor.save_pretrained(folder / "answerer")
+    write_records(folder / "items.jsonl", own)
+    write_scores(folder / "0.safetensors", dict(sources().scores))
+    write_picks(folder / "picks.parquet", [*picks(GREEDY).values(), *picks(SAMPLED).values()])
     settings = {
-        "benchmark": "needle",
+        "benchmark": benchmark,
         "selected": 2,
         "answerer": {"prompt": "short", "max_new_tokens": 4},
-        "evaluation": {"selectors": SELECTORS, "random_seeds": 2, "batch_size": 7},
+        "evaluation": {"selectors": SELECTORS, "random_seeds": 2, "batch_size": 7, **evaluation},
         "device": "cpu",
     }
-    for cycle in (0, 1):
+    for cycle in cycles:
         line = ["--settings", json.dumps({**settings, "cycle": cycle})]
         for name, file in {
             "items": "items.jsonl",
@@ -298,8 +300,13 @@ def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.Monk
             "base-answerer-model": "answerer",
             "output": f"cycle{cycle}.parquet",
         }.items():
-            line += [f"--{name}", str(tmp_path / file)]
+            line += [f"--{name}", str(folder / file)]
         evaluate_stage.main(parse(evaluate_stage.Settings, line))
+
+
+def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_stage, "FrameCache", lambda manifests: CACHE)
+    run_evaluation(tmp_path, items(), "needle", (0, 1))
     rows = tuple(tmp_path / f"cycle{cycle}.parquet" for cycle in (1, 0))
     output = tmp_path / "eval.json"
     summarise_evaluation.main(summarise_evaluation.Settings(rows, output, 1, ("needle",), 50))
@@ -308,3 +315,39 @@ def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.Monk
     part = written["benchmarks"]["needle"]
     assert part["paired"]["cycle1-cycle0"] == {"value": 0, "low": 0, "high": 0}  # the same models
     assert set(part["selectors"]) == set(SELECTORS)
+
+
+def test_a_protocol_and_subtitles_reach_the_answerer_and_eval_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_stage, "FrameCache", lambda manifests: CACHE)
+    asked: list[str] = []
+    original = answerer_module.answerer_chat
+    monkeypatch.setattr(
+        answerer_module, "answerer_chat", lambda text, frames: (asked.append(text), original(text, frames))[1]
+    )
+    (tmp_path / "v0.srt").write_text("1\n00:00:02,000 --> 00:00:04,000\nred it is\n")
+    durations = ("short", "short", "medium", "long")
+    own = [
+        replace(each, source="videomme", groups=(f"duration={duration}",), subtitles="v0.srt" * (each.video == "v0"))
+        for each, duration in zip(items(), durations, strict=True)
+    ]
+    run_evaluation(tmp_path, own, "videomme_subtitles", protocol="lmms-eval")
+    opening = "This video's subtitles are listed below: \n"
+    assert all(text.startswith(opening) and text.endswith("\nThe best answer is:") for text in asked)
+    assert {text.removeprefix(opening).partition("\n")[0] for text in asked} == {
+        "red it is",  # learned, oracle: frames 2 and 3
+        "",  # uniform: frames 0 and 7
+        "No subtitles available",  # v1
+    }
+    rows = read_rows([tmp_path / "cycle0.parquet"])
+    assert set(rows["protocol"]) == {"lmms-eval"} and list(rows.loc[0, "groups"]) == ["duration=short"]
+    output = tmp_path / "eval.json"
+    benchmarks = ("videomme_subtitles",)
+    summarise_evaluation.main(summarise_evaluation.Settings((tmp_path / "cycle0.parquet",), output, 0, benchmarks, 50))
+    written = read_json(output)
+    jsonschema.Draft202012Validator(EVAL_SCHEMA).validate(written)
+    part = written["benchmarks"]["videomme_subtitles"]
+    assert part["protocol"] == "lmms-eval"
+    assert part["headlines"]["overall"]["groups"] == {"long": 1, "medium": 1, "short": 2}
+    assert part["headlines"]["overall"]["n"] == 4  # the unreadable video stays in the denominator

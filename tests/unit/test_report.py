@@ -292,6 +292,8 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
             "item": entry.item.id,
             "video": entry.item.video,
             "task": entry.item.task,
+            "groups": [],
+            "protocol": "own",
             "question": entry.item.question,
             "draw": 0,
             "answer": "B",

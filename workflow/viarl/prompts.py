@@ -59,12 +59,21 @@ def selector_messages(template: str, question: str, count: int, selected: int) -
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, {"role": "user", "content": user}]
 
 
-def answerer_messages(template: str, question: str, options: Sequence[str], frames: bool) -> list[dict[str, object]]:
-    """Return the answerer's chat; `frames` is False for the blind question (no video part)."""
+def answerer_text(template: str, question: str, options: Sequence[str]) -> str:
+    """Return what the answerer is asked: the question, its options, the template's instruction."""
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-    text = "\n".join([question, *(["Options:"] if template == "paper" else []), *lines, ANSWERER_INSTRUCTION[template]])
+    return "\n".join([question, *(["Options:"] if template == "paper" else []), *lines, ANSWERER_INSTRUCTION[template]])
+
+
+def answerer_chat(text: str, frames: bool) -> list[dict[str, object]]:
+    """Return the answerer's chat with this text; `frames` is False for the blind question (no video part)."""
     video: list[dict[str, str]] = [{"type": "video"}] if frames else []
     return [{"role": "user", "content": [*video, {"type": "text", "text": text}]}]
+
+
+def answerer_messages(template: str, question: str, options: Sequence[str], frames: bool) -> list[dict[str, object]]:
+    """Return the answerer's chat about a question, as this project asks it."""
+    return answerer_chat(answerer_text(template, question, options), frames)
 
 
 def parse_selection(text: str, count: int, selected: int) -> Selection:

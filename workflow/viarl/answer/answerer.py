@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from viarl.answer.asking import Asking, Own
 from viarl.items import Item
 from viarl.progress import Progress
-from viarl.prompts import answerer_messages, extract_letter
+from viarl.prompts import answerer_chat
 from viarl.vlm import (
     PATCHES_A_PASS,
     Encoder,
@@ -75,6 +76,7 @@ class Answerer:
         max_new_tokens: longest reply, tokens.
         batch_size: requests in a forward pass.
         keep_bytes: memory for vision features; the longest unused leave first.
+        asking: how questions are worded and replies are read, where it is not this project's way with the template.
     """
 
     def __init__(
@@ -86,11 +88,13 @@ class Answerer:
         max_new_tokens: int,
         batch_size: int,
         keep_bytes: int = 1 << 30,
+        asking: Asking | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"answerer.batch_size must be at least 1, not {batch_size}")
         self.model, self.processor, self.cache = model, processor, cache
-        self.template, self.max_new_tokens, self.batch_size = template, max_new_tokens, batch_size
+        self.asking: Asking = asking or Own(template)
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.encoder = Encoder(model, processor)
         self.asked = 0  # requests that reached the model
         self._group = int(processor.video_processor.temporal_patch_size)
@@ -142,18 +146,18 @@ class Answerer:
             )
             for key, completion in zip(batch, completions, strict=True):
                 text = completion_text(self.processor, completion)
-                self._memo[key] = Reply(text, extract_letter(text, requests[key].item.options))
+                self._memo[key] = Reply(text, self.asking.letter(text, requests[key].item))
             self.asked += len(batch)
             if progress:
                 progress.advance(len(batch))
 
     def _prompt(self, request: Request, patches: Sequence[_Patch], encoded: dict[Any, Prompt]) -> Prompt:
         """Return the request's prompt without vision features; frames of one size share it, through `encoded`."""
-        item = request.item
+        text = self.asking.text(request.item, sorted(request.frames))
         size = (len(patches), patches[0].height, patches[0].width) if patches else None
-        key = (item.question, item.options, size)
+        key = (text, size)
         if key not in encoded:
-            messages = answerer_messages(self.template, item.question, item.options, frames=bool(patches))
+            messages = answerer_chat(text, frames=bool(patches))
             encoded[key] = self.encoder.prompt(messages, grid=None if size is None else torch.tensor(size))
         return encoded[key]
 
@@ -217,8 +221,11 @@ def _key(request: Request) -> tuple[str, str, tuple[str, ...], tuple[int, ...]]:
     return item.id, item.question, item.options, tuple(sorted(request.frames))
 
 
-def load_answerer(model: Path, settings: ModelSettings, cache: "FrameCache", device: str = "auto") -> Answerer:
-    """Load an answerer (see `load_model`)."""
+def load_answerer(
+    model: Path, settings: ModelSettings, cache: "FrameCache", device: str = "auto", asking: Asking | None = None
+) -> Answerer:
+    """Load an answerer (see `load_model`) that asks with the settings' prompt, or in a benchmark's way."""
     loaded = load_model(model, settings.dtype, settings.attention, device)
     processor = load_processor(model)
-    return Answerer(loaded, processor, cache, settings.prompt, settings.max_new_tokens, settings.batch_size)
+    tokens, size = settings.max_new_tokens, settings.batch_size
+    return Answerer(loaded, processor, cache, settings.prompt, tokens, size, asking=asking)

@@ -9,7 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of, split_question
-from viarl.datasets.common import Collector, Notes, Parsed, Record, Unusable, file_name, label, records, seconds, text
+from viarl.datasets.common import (
+    FEW_OPTIONS,
+    Collector,
+    Notes,
+    Parsed,
+    Record,
+    Unusable,
+    file_name,
+    label,
+    records,
+    seconds,
+    text,
+)
 from viarl.items import Item, safe_id
 
 SOURCE = "mlvu_repacked"
@@ -35,10 +47,12 @@ def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
     video = file_name(record, "video_name")
     task = label(record, "task_type")
     question = text(record, "question")
-    if record.get("candidates") is not None:
+    try:
+        question, options = split_question(question)  # they stand there also where there is a list of candidates
+    except Unusable as why:
+        if why.reason != FEW_OPTIONS or record.get("candidates") is None:
+            raise
         options = options_of(record, "candidates")
-    else:
-        question, options = split_question(question)
     item = Item(
         id=f"{safe_id(task)}-{number}",  # question_id counts within a task, if at all
         video=safe_id(video),

@@ -17,6 +17,7 @@ SCHEMA = pa.schema(
         ("item", pa.string()),
         ("video", pa.string()),
         ("task", pa.string()),
+        ("groups", pa.list_(pa.string())),  # "kind=value", what else the benchmark reports by
         ("question", pa.string()),
         ("selector", pa.string()),
         ("draw", pa.int64()),  # number of the draw of a random selector, else 0
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),  # the truth, "" unknown
         ("correct", pa.bool_()),
         ("evidence_recall", pa.float64()),  # NaN unknown
+        ("protocol", pa.string()),  # how it was asked and read (viarl.evaluate.protocols)
         ("failed", pa.string()),  # why the item could not be answered, "" where it was
     ]
 )

@@ -150,7 +150,7 @@ def _learned(item: Item, sources: Sources, name: str) -> Choice:
 
 
 def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **labels: Any) -> list[dict[str, Any]]:
-    """Answer all choices and return rows as in viarl.evaluate.rows (`labels`: benchmark, cycle)."""
+    """Answer all choices and return rows as in viarl.evaluate.rows (`labels`: benchmark, cycle, protocol)."""
     asked = [choice for choice in choices if not choice.failed]
     requests = [Request(rotated(choice.item, choice.rotation), choice.indices) for choice in asked]
     replies = iter(answerer.answer(requests, Progress("answers", len(requests))))
@@ -183,6 +183,7 @@ def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.nda
         "item": item.id,
         "video": item.video,
         "task": item.task,
+        "groups": list(item.groups),
         "question": item.question,
         "selector": choice.selector,
         "draw": choice.draw,

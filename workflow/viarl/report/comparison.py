@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from viarl.evaluate.headlines import UNKNOWN
 from viarl.report import tables as prints
 from viarl.report.figures import Summary, benchmarks
 from viarl.report.style import in_order, look
@@ -43,7 +44,10 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def tables(summaries: Sequence[Summary]) -> list[Table]:
-    """Return a table a benchmark: accuracy of every selector by cycle, and the learned selector's lead at the end."""
+    """Return a table a benchmark: accuracy of every selector by cycle, and the learned selector's lead at the end.
+
+    Where a benchmark has headlines, two more: these, and accuracy by group, after the last cycle.
+    """
     cycles = [summary["cycle"] for summary in summaries]
     found = {(row["benchmark"], row["cycle"], row["selector"]): row for row in rows(summaries)}
     made = []
@@ -62,7 +66,41 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
             for key, gain in gains.items()
         ]
         made.append(Table(f"{name} (n = {last['n']})", header, cells, notes))
+        made += [table for table in (_headlines(name, last), _groups(name, last)) if table.cells]
     return made
+
+
+def _headlines(name: str, benchmark: dict[str, Any]) -> Table:
+    """Return the figures that a benchmark is known by: every selector, and the learned one's lead."""
+    header, cells = ["selector"], [[look(selector).name] for selector in in_order(benchmark["selectors"])]
+    for title, headline in benchmark.get("headlines", {}).items():
+        kind = "mean over questions" if headline["mean_over"] == "questions" else f"mean over {headline['mean_over']}"
+        header += [f"{title} ({kind}, n = {headline['n']})", "learned minus it"]
+        for row, selector in zip(cells, in_order(benchmark["selectors"]), strict=True):
+            own, lead = headline["selectors"].get(selector), headline["paired"].get(f"learned-{selector}")
+            row += [bounds(**own) if own else "", bounds(**lead, sign="+") if lead else ""]
+    return Table(f"{name}, headlines", header, cells if len(header) > 1 else [], [])
+
+
+def _groups(name: str, benchmark: dict[str, Any]) -> Table:
+    """Return accuracy by group and task, of the learned selector and of uniform frames."""
+    shown = [selector for selector in ("uniform", "learned") if selector in benchmark["selectors"]]
+    entries = [benchmark["selectors"][selector] for selector in shown]
+    kinds = {**entries[0].get("by_group", {}), "task": entries[0]["by_task"]} if entries else {}
+    if kinds.get("task", {}).keys() == {UNKNOWN}:
+        del kinds["task"]
+    cells = [
+        [f"{kind}: {group}", str(figures["n"]), *(bounds(**_of(entry, kind)[group]["accuracy"]) for entry in entries)]
+        for kind, groups in kinds.items()
+        for group, figures in groups.items()
+    ]
+    wanted = benchmark.get("headlines")  # benchmarks without have their picture by task
+    return Table(f"{name}, by group", ["group", "n", *(look(one).name for one in shown)], cells if wanted else [], [])
+
+
+def _of(entry: dict[str, Any], kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = entry["by_task"] if kind == "task" else entry["by_group"][kind]
+    return found
 
 
 def write_markdown(summaries: Sequence[Summary], path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from viarl import tracking
 from viarl.answer.answerer import load_answerer
 from viarl.clip.scores import read_scores
+from viarl.evaluate.protocols import protocol
 from viarl.evaluate.rows import write_rows
 from viarl.evaluate.selectors import LEARNED, UNTUNED, Choice, Sources, choose, evaluate
+from viarl.evaluate.spoken import SpokenLines
 from viarl.items import read_items
 from viarl.selection.picks import read_picks
 from viarl.stages.command import run
@@ -20,11 +22,13 @@ from viarl.vlm import ModelSettings
 class EvaluationSettings:
     """`selectors`: names as in viarl.evaluate.selectors; `random_seeds`: draws of the random ones.
 
+    `protocol`: as in viarl.evaluate.protocols.
     `batch_size`: questions in a forward pass; None takes the answerer's.
     """
 
     selectors: tuple[str, ...]
     random_seeds: int = 5
+    protocol: str = "own"
     batch_size: int | None = None
 
 
@@ -57,6 +61,8 @@ def main(settings: Settings) -> None:
     picks = {(whose, decode): read_picks(tables[whose], decode) for whose, decode in LEARNED.values()}
     sources = Sources(cache, read_scores(settings.scores), picks)
     how = settings.evaluation
+    lines = SpokenLines(items, settings.items.parent, cache)
+    asking = protocol(how.protocol, settings.answerer.prompt, lines, settings.benchmark.endswith("_subtitles"))
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
     data: dict[str, tracking.Files] = {
         "items": settings.items,
@@ -71,11 +77,12 @@ def main(settings: Settings) -> None:
             untuned = choice.selector in UNTUNED
             model = settings.base_answerer_model if untuned else settings.answerer_model
             by_answerer.setdefault(model, []).append(choice)
+        labels = {"benchmark": settings.benchmark, "cycle": settings.cycle, "protocol": how.protocol}
         rows, asked = [], 0
         for model, own in by_answerer.items():  # one model in memory at a time
-            answerer = load_answerer(model, settings.answerer, cache, settings.device)
+            answerer = load_answerer(model, settings.answerer, cache, settings.device, asking)
             answerer.batch_size = how.batch_size or answerer.batch_size
-            rows += evaluate(own, answerer, sources, benchmark=settings.benchmark, cycle=settings.cycle)
+            rows += evaluate(own, answerer, sources, **labels)
             asked += answerer.asked
             del answerer
         write_rows(settings.output, rows)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from viarl import tracking
 from viarl.evaluate.rows import read_rows
@@ -32,23 +33,32 @@ def main(settings: Settings) -> None:
         write_json(settings.output, summary)
         for benchmark, part in summary["benchmarks"].items():
             for selector, figures in part["selectors"].items():
-                low, value, high = (100 * figures["accuracy"][end] for end in ("low", "value", "high"))
-                print(f"{benchmark} {selector}: {value:.1f}% ({low:.1f} to {high:.1f}), n = {figures['n']}", flush=True)
+                _say(f"{benchmark} {selector}", figures["accuracy"], figures["n"])
+            for title, headline in part["headlines"].items():
+                for selector, figures in headline["selectors"].items():
+                    _say(f"{benchmark} {title}, {selector}", figures, headline["n"])
             run_.log_metrics(_metrics(benchmark, part))
         run_.log_artifact(settings.output)
 
 
-def _metrics(benchmark: str, part: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+def _say(what: str, mean: dict[str, float], count: int) -> None:
+    low, value, high = (100 * mean[end] for end in ("low", "value", "high"))
+    print(f"{what}: {value:.1f}% ({low:.1f} to {high:.1f}), n = {count}", flush=True)
+
+
+def _metrics(benchmark: str, part: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Return the numbers worth a chart in MLflow."""
     metrics: dict[str, float] = {}
     for selector, figures in part["selectors"].items():
-        accuracy: dict[str, float] = figures["accuracy"]  # type: ignore[assignment]
-        metrics |= {f"{benchmark}/{selector}/accuracy_{end}": number for end, number in accuracy.items()}
+        metrics |= {f"{benchmark}/{selector}/accuracy_{end}": number for end, number in figures["accuracy"].items()}
         for name in ("evidence_recall", "valid_rate", "n_failed"):
             if figures[name] is not None:
                 metrics[f"{benchmark}/{selector}/{name}"] = figures[name]
     for pair, interval in part["paired"].items():
         metrics |= {f"{benchmark}/{pair}/{end}": number for end, number in interval.items()}
+    for title, headline in part["headlines"].items():
+        for name, interval in (headline["selectors"] | headline["paired"]).items():
+            metrics |= {f"{benchmark}/{name}/{title}_{end}": number for end, number in interval.items()}
     return metrics
 
 

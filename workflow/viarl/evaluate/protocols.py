@@ -1,0 +1,168 @@
+"""Evaluation protocols: how other harnesses word each benchmark's questions, and read the option from a reply.
+
+Published figures depend on both by several points, so `evaluation.protocol` chooses:
+
+- own: this project's prompt (answerer.prompt) and parser, as in training.
+- viarl: the authors' prompts (ViaRL at fbea6b7, evaluation/) and their parser, the first of A to D in the reply once
+  some phrases are taken out. It reads "Answer: C" as A; kept, to reproduce their figures.
+- lmms-eval: prompts and parser of its tasks videomme, videomme_w_subtitle, mlvu_dev and lvbench (0.7.3), as any model
+  without a prompt of its own is asked. tests/peer compares them with the original.
+
+A protocol concerns evaluation alone: the reward and the answerer's tuning always ask in the own way. It does not change
+frames, decoding (answerer.max_new_tokens: ViaRL 128, lmms-eval 16) or metrics: those of all harnesses are reported.
+
+To add a benchmark: a `Task` under its `Item.source` in each table. Any other source is asked in the protocol's generic
+form, the table's "".
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from viarl.answer.asking import Asking, Own, Spoken, nothing_spoken
+from viarl.items import LETTERS, Item
+
+OWN = "own"
+SHARED = {"mlvu_repacked": "mlvu"}  # sources that are asked as another one
+_DIRECTLY = "Answer with the option's letter from the given choices directly."
+_SELECT = (
+    "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
+    "Respond with only the letter (A, B, C, or D) of the correct option."
+)
+_PHRASES_LEFT_OUT = (
+    *(f"The {kind} answer is" for kind in ("best", "correct")),
+    "The answer is",
+    "The answer",
+    *(f"The {kind} option is" for kind in ("best", "correct")),
+    "Best answer:",
+    "Best option:",
+)
+_PHRASES_BEFORE = (
+    *(f"{start}answer is" for start in ("", "the ", "correct ", "the correct ", "best ", "the best ", "my ")),
+    *(f"{start}option is" for start in ("correct ", "the correct ", "best ", "the best ")),
+    *(f"{start}choice is" for start in ("", "the ", "correct ", "the correct ", "my ")),
+    *("i choose", "i select", "i pick", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
+_PLACES = {6: "({})", 5: "{}.", 4: "{}:", 3: "{})", 2: "{} "}
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a benchmark's questions are written: {question}, {options} a line each, {spoken}.
+
+    `subtitled` is the form for benchmarks with subtitles, "" that of the generic task.
+    """
+
+    form: str
+    option: str = "{letter}. {text}"
+    subtitled: str = ""
+
+
+VIARL: dict[str, Task] = {
+    "": Task(
+        f"{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}",
+        subtitled="This video's subtitles are listed below:\n{spoken}\n"
+        f"Question:\n{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}",
+    ),
+    "mlvu": Task(f"{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}", "{letter}. {text}."),
+    "lvbench": Task(f"{{question}}\nOptions:\n{{options}}.\n{_DIRECTLY}"),
+}
+LMMS_EVAL: dict[str, Task] = {
+    "": Task(
+        f"{{question}}\n{{options}}\n{_DIRECTLY}",
+        subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{{question}}\n{{options}}\n{_DIRECTLY}",
+    ),
+    "videomme": Task(
+        f"{_SELECT}\n{{question}}\n{{options}}\n\n{_DIRECTLY}",
+        subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{_SELECT}\n"
+        "{question}\n{options}\nThe best answer is:",
+    ),
+    "mlvu": Task("{question}\n{options}\nOnly give the best option.\nBest option: (", "({letter}) {text}"),
+    "lvbench": Task("{question}\n{options}\nAnswer the question with the option letter", "({letter}) {text}"),
+}
+
+
+def first_letter(reply: str, choices: str) -> str:
+    """Return the first of the capitals `choices` in a reply without some phrases, "" if none (ViaRL, trimm_results)."""
+    for phrase in _PHRASES_LEFT_OUT:
+        reply = reply.replace(phrase, "")
+    found = re.search(f"[{choices}]", reply)
+    return found[0] if found else ""
+
+
+def best_placed_letter(reply: str, choices: str) -> str:
+    """Return the one of `choices` in the most telling place of a reply, "" if none (lmms-eval, mcq_extract).
+
+    Places from the most telling on: a letter that opens the reply, one that ends it, the first one behind a phrase,
+    "(A)", "A.", "A:", "A)", "A " (also at the end of a word), anywhere. Of equal places the last one counts.
+    """
+    text = reply.strip()
+    for mark in ",.!?;:'\"":
+        text = text.strip(mark)
+    inner, text = text.strip(), f" {text} "
+    found: list[tuple[int, int, str]] = []  # rank of the place, position, letter
+    phrases = [place + len(phrase) for phrase in _PHRASES_BEFORE if (place := text.lower().find(phrase)) >= 0]
+    for letter in choices:
+        if inner.startswith(letter) and not inner[1:2].isalpha():
+            found.append((10, 0, letter))
+        if inner.endswith(letter) and not inner[-2:-1].isalpha():
+            found.append((9, len(text) - 1, letter))
+        found += [(7, text.find(letter, start), letter) for start in phrases]
+        found += [(rank, text.rfind(form.format(letter)), letter) for rank, form in _PLACES.items()]
+    if named := [place for place in found if place[1] >= 0]:
+        return max(named)[2]
+    return max(choices, key=text.rfind) if any(letter in text for letter in choices) else ""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Another harness's way of asking.
+
+    Args:
+        tasks: by source.
+        reader: reads a letter among given ones from a reply.
+        spoken: the lines at an item's frames.
+        subtitled: whether the benchmark is one with subtitles, also where a video has none.
+        silent: what stands in place of the lines where a video has no subtitles; "" asks without them.
+    """
+
+    tasks: Mapping[str, Task]
+    reader: Callable[[str, str], str]
+    spoken: Spoken = nothing_spoken
+    subtitled: bool = False
+    silent: str = ""
+
+    def text(self, item: Item, frames: Sequence[int]) -> str:
+        """Return the question in the benchmark's form; an open one as it is."""
+        if not item.options:
+            return item.question
+        generic = self.tasks[""]
+        task = self.tasks.get(SHARED.get(item.source, item.source), generic)
+        spoken = self.spoken(item, frames) if item.subtitles else self.silent
+        subtitled = (self.subtitled or item.subtitles) and (spoken or self.silent)
+        options = [task.option.format(letter=LETTERS[place], text=text) for place, text in enumerate(item.options)]
+        form = (task.subtitled or generic.subtitled) if subtitled else task.form
+        return form.format(question=item.question, options="\n".join(options), spoken=spoken)
+
+    def letter(self, reply: str, item: Item) -> str:
+        """Return the letter that the harness reads, "" where the item has no such option."""
+        if not item.options:
+            return ""
+        letter = self.reader(reply, LETTERS[: max(len(item.options), 4)])
+        return letter if letter in LETTERS[: len(item.options)] else ""
+
+
+PROTOCOLS: dict[str, tuple[Mapping[str, Task], Callable[[str, str], str], str]] = {
+    "viarl": (VIARL, first_letter, ""),
+    "lmms-eval": (LMMS_EVAL, best_placed_letter, "No subtitles available"),
+}
+
+
+def protocol(name: str, template: str, spoken: Spoken = nothing_spoken, subtitled: bool = False) -> Asking:
+    """Return a protocol's way of asking; `template` names the own prompt. ValueError for an unknown name."""
+    if name == OWN:
+        return Own(template, spoken)
+    if name not in PROTOCOLS:
+        raise ValueError(f"evaluation.protocol {name!r} is unknown; choose one of {[OWN, *PROTOCOLS]}")
+    tasks, reader, silent = PROTOCOLS[name]
+    return Foreign(tasks, reader, spoken, subtitled, silent)
