@@ -79,7 +79,7 @@ class HubServer:
         repo = self.repos.setdefault(id, Repo(**options))
         parts = "".join(f"{path}{hashlib.sha256(data).hexdigest()}" for path, data in sorted(files.items()))
         commit = hashlib.sha1(f"{len(repo.commits)}{parts}".encode()).hexdigest()
-        repo.commits[commit] = files
+        repo.commits[commit] = dict(files)
         return commit
 
     def __enter__(self) -> Self:

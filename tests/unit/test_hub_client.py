@@ -22,7 +22,7 @@ FILES = {"README.md": b"small", "videos/a.zip": BIG, "videos/b_2.zip": BIG[:100_
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(client, "WAIT_S", 0.01)
+    monkeypatch.setattr(client, "WAIT_S", 0.001)
     with HubServer() as server:
         server.add(ID, FILES)
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
@@ -112,7 +112,7 @@ def test_a_wrong_checksum_is_tried_once_more_and_then_told(hub: HubServer, tmp_p
 
 def test_a_file_that_is_too_short_on_the_server_is_told(hub: HubServer, tmp_path: Path) -> None:
     hub.lie = {"videos/a.zip": BIG[:1000]}
-    with pytest.raises(HubError, match=r"cannot be fetched .*shorter.* 1000 of 3000000 bytes came"):
+    with pytest.raises(HubError, match=r"cannot be fetched .* 1000 of 3000000 bytes came"):
         fetch(tmp_path, "videos/a.zip")
 
 
@@ -164,9 +164,9 @@ def test_a_network_that_is_away_is_one_line(hub: HubServer, tmp_path: Path, monk
     repository = Repository(ID)
     files = matching(repository.list_files(), ["README.md"])
     hub.__exit__()
-    with pytest.raises(HubError, match=r"README.md cannot be fetched \(.*when the network is back, run this again"):
+    with pytest.raises(HubError, match=r"README.md cannot be fetched \(.*run this again when the network is back"):
         repository.download(files, tmp_path)
-    with pytest.raises(HubError, match="cannot be reached .*; check the network and HF_ENDPOINT") as error:
+    with pytest.raises(HubError, match=r"cannot be reached .*; check the network and HF_ENDPOINT") as error:
         _ = Repository(ID).commit
     assert "\n" not in str(error.value)
 
@@ -197,4 +197,5 @@ def test_safe_paths(name: str) -> None:
 
 
 def test_numbers_in_names_are_counted() -> None:
-    assert sorted(["v_10.zip", "v_9.zip", "v_1.zip", "a.zip"], key=natural) == ["a.zip", "v_1.zip", "v_9.zip", "v_10.zip"]
+    names = ["v_10.zip", "v_9.zip", "v_1.zip", "a.zip"]
+    assert sorted(names, key=natural) == ["a.zip", "v_1.zip", "v_9.zip", "v_10.zip"]

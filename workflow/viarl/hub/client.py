@@ -191,9 +191,10 @@ class Repository:
                     break
                 failures = 0 if handle.tell() > best else failures + 1
                 if failures >= ATTEMPTS:
+                    came = max(best, handle.tell())
                     raise HubError(
-                        f"{self.page}: {file.path} cannot be fetched ({reason}, {ATTEMPTS} times); "
-                        f"{max(best, handle.tell())} of {file.size} bytes came; when the network is back, run this again"
+                        f"{self.page}: {file.path} cannot be fetched ({reason}, {ATTEMPTS} times); {came} of {file.size} "
+                        "bytes came; run this again when the network is back"
                     )
                 say(f"{file.path}: {reason}; once more behind {handle.tell()} bytes")
                 time.sleep(WAIT_S * 3**failures)

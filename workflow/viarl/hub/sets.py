@@ -23,3 +23,11 @@ SETS = {
     "mlvu_repacked": HubSet("mlvu_repacked"),
     "lvbench": HubSet("lvbench"),
 }
+REPOSITORIES = {  # hub ids by data set, where its module has them too; LVBench's videos are a setting
+    "llava_video": ("lmms-lab/LLaVA-Video-178K",),
+    "viarl_data": ("ViaRL/ViaRL_data", "lmms-lab/LLaVA-Video-178K"),
+    "videomme": ("lmms-lab/Video-MME",),
+    "mlvu": ("MLVU/MVLU",),
+    "mlvu_repacked": ("sy1998/MLVU_dev",),
+    "lvbench": ("zai-org/LVBench",),
+}
