@@ -54,7 +54,8 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
 
     The options are the last lines that begin with A, B, C … in order; a line between two of them goes on with the
-    option before it. Unusable where there are no two options or no question.
+    option before it. "Question:" and "Options:" before the two are left out. Unusable where there are no two options or
+    no question.
     """
     lines = [line.strip() for line in text.splitlines()]
     found = [_LETTERED.fullmatch(line) for line in lines]
@@ -67,7 +68,8 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
             else:
                 options[-1] = f"{options[-1]} {line}".strip()
         if len(options) > 1:
-            if question := "\n".join(lines[:first]).strip():
+            asked = lines[: first - 1] if first and lines[first - 1] == "Options:" else lines[:first]
+            if question := "\n".join(asked).removeprefix("Question:").strip():
                 return question, checked(options)
             raise Unusable(MISSING, f"the question before the options of {shown(text)}")
     raise Unusable(FEW_OPTIONS, f"no lines A and B in {shown(text)}")

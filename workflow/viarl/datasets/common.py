@@ -8,7 +8,7 @@ A data set is a module of this package with
     parse         {path in the repository: local file} -> Parsed
 
 A record that cannot be used is dropped and counted with the reason, whatever is wrong with it; a file that cannot be
-read at all is a ValueError, as is a set of which nothing is left.
+read, or holds no record, is a ValueError.
 """
 
 import json
@@ -136,7 +136,10 @@ def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusabl
     for name, path in sorted(files.items()):
         if (suffix := PurePosixPath(name).suffix) not in readers:
             raise ValueError(f"{name}: annotation files end in {', '.join(readers)}; correct the patterns")
-        for number, record in enumerate(readers[suffix](path), 1):
+        found = readers[suffix](path)
+        if not any(isinstance(record, dict) for record in found):
+            raise _refused(path, "none of its records is an object")
+        for number, record in enumerate(found, 1):
             if not isinstance(record, dict):
                 record = Unusable(NO_JSON, shown(record))
             yield name, number, record
@@ -164,8 +167,6 @@ def _json_lines(path: Path) -> list[Any]:
                 found.append(json_object(line))
             except ValueError:
                 found.append(line.strip())
-    if not any(isinstance(record, dict) for record in found):
-        raise _refused(path, "no line is a JSON object")
     return found
 
 
@@ -234,12 +235,12 @@ class Collector:
         )
 
 
-def text(record: Record, name: str) -> str:
-    """Return a field that must be a non-empty text, without white space around it; Unusable otherwise."""
+def text(record: Record, name: str, empty: bool = False) -> str:
+    """Return a field that must be a text, without white space around it; Unusable otherwise, or if it is empty."""
     value = record.get(name)
     if value is None:
         raise Unusable(MISSING, name)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (empty or value.strip()):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no text")
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} holds a character that is none")
@@ -253,9 +254,7 @@ def texts(record: Record, name: str) -> list[str]:
         raise Unusable(MISSING, name)
     if not isinstance(value, list):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no list of texts")
-    return [
-        one.strip() and text({name: one}, name) if isinstance(one, str) else text({name: one}, name) for one in value
-    ]
+    return [text({name: one}, name, empty=True) for one in value]
 
 
 def label(record: Record, name: str) -> str:

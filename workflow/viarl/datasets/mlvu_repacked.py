@@ -1,7 +1,8 @@
 """MLVU, the development set as repacked for lmms-eval (sy1998/MLVU_dev): 2,174 multiple-choice questions, 1,122 videos.
 
-A parquet file holds a row a question: video_name, duration (seconds), question (its options in lines "(A) …" behind
-it), answer (a letter), task_type, question_id. video_part_1..8.zip hold the videos, of which the file name counts.
+mlvu/test-00000-of-00001.parquet holds a row a question: video_name, duration (seconds), question (its options in lines
+"(A) …" behind it), answer (a letter), task_type, question_id. video_part_1..8.zip hold the videos; their file names are
+unique.
 """
 
 from functools import partial
@@ -13,7 +14,7 @@ from viarl.items import Item, safe_id
 
 SOURCE = "mlvu_repacked"
 REPOSITORIES = (("questions", "sy1998/MLVU_dev"), ("videos", "sy1998/MLVU_dev"))
-ANNOTATIONS = ("*test-*.parquet",)
+ANNOTATIONS = ("mlvu/test-*.parquet",)
 ARCHIVES = ("video_part_*.zip",)
 TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both packings
 

@@ -1,8 +1,9 @@
 """Subtitles in .srt files: reading them, and what is spoken at the selected frames.
 
-Video-MME with subtitles shows the answerer the lines spoken at the frames it sees. lmms-eval's task (videomme_w_subtitle)
+Video-MME with subtitles shows the answerer the lines spoken at the frames it sees. lmms-eval (videomme_w_subtitle)
 takes every line whose interval holds a sampled frame, start included and end excluded, once, in the order of the file,
-and of a line the text of its font tag. Here a line without such a tag counts too, and the times are the selected frames'.
+and of a line what its font tag holds. Here a line without such a tag counts too, and the times are those of the
+selected frames.
 """
 
 import html
@@ -29,26 +30,44 @@ class Subtitles:
 def read_srt(path: Path) -> Subtitles:
     """Read an .srt file: UTF-8 with or without a byte order mark, any line ends, with or without numbers.
 
-    A block is what follows an interval up to the next one. Blocks with an interval that ends before it begins, without
-    text, or without an interval are counted as bad. Times in seconds. Errors: OSError; bytes that are no UTF-8 are
-    replaced, as a subtitle more or less legible is better than none.
+    A block is an interval and the lines after it, up to an empty one. Counted as bad are blocks that end before they
+    begin, without text, or with an interval that cannot be read. Times in seconds. Errors: OSError; bytes that are no
+    UTF-8 are replaced, as a subtitle that is legible but for a letter is better than none.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "").splitlines()
-    blocks = [at for at, line in enumerate(lines) if "-->" in line]
+    starts = [at for at, line in enumerate(lines) if "-->" in line]
     spans: list[Span] = []
-    bad = 0
-    for at, until in zip(blocks, [*blocks[1:], len(lines)], strict=True):
-        said = lines[at + 1 : until]
-        if until < len(lines) and said and said[-1].strip().isdigit():
-            said = said[:-1]  # the number of the next block
+    bad = int(_is_lost(lines[: starts[0] if starts else len(lines)]))
+    for number, (at, until) in enumerate(zip(starts, [*starts, len(lines)][1:], strict=True), 1):
+        said, rest = _block(lines[at + 1 : until], number + 1 if until < len(lines) else 0)
         text = plain(" ".join(said))
         interval = _INTERVAL.fullmatch(lines[at])
         start_s, end_s = _times(interval) if interval else (1.0, 0.0)
-        if not text or end_s < start_s:
-            bad += 1
-        else:
+        if text and start_s <= end_s:
             spans.append((start_s, end_s, text))
-    return Subtitles(tuple(spans), bad + (not blocks and any(line.strip() for line in lines)))
+        else:
+            bad += 1
+        bad += _is_lost(rest)
+    return Subtitles(tuple(spans), bad)
+
+
+def _block(lines: list[str], number: int) -> tuple[list[str], list[str]]:
+    """Return the text after an interval, and what follows on the empty line that ends it.
+
+    `number` is the next block's, which may follow without an empty line; 0 where there is no next one.
+    """
+    last = lines[-1].strip() if lines else ""
+    if last and number and (last == str(number) or (last.isdigit() and len(lines) > 1 and not lines[-2].strip())):
+        lines = lines[:-1]
+    first = next((at for at, line in enumerate(lines) if line.strip()), len(lines))
+    end = next((at for at in range(first, len(lines)) if not lines[at].strip()), len(lines))
+    return lines[first:end], lines[end:]
+
+
+def _is_lost(lines: list[str]) -> bool:
+    """Tell whether lines outside of blocks hold more than a number."""
+    left = [line.strip() for line in lines if line.strip()]
+    return bool(left) and not (len(left) == 1 and left[0].isdigit())
 
 
 def plain(text: str) -> str:
