@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
-
-CHUNK = 16 * 1024
 
 
 @dataclass
@@ -56,7 +55,7 @@ class HubServer:
         requests: what came in.
         sent: bytes of contents sent, by path.
         cut: asked before a content of n bytes is sent; returns after how many bytes the connection breaks, None never.
-        chunk_s: seconds before each 16 KiB.
+        chunk: bytes sent at once; chunk_s: seconds before each.
         lie: {path: content} sent in place of the true content.
         ranges: whether the storage answers requests for a range.
         down: how many requests are answered by 503 from now on.
@@ -68,7 +67,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.sent: dict[str, int] = {}
         self.cut: Callable[[int], int | None] = lambda size: None
-        self.chunk_s = 0.0
+        self.chunk, self.chunk_s = 16 * 1024, 0.0
         self.lie: dict[str, bytes] = {}
         self.ranges = True
         self.down = 0
@@ -81,6 +80,12 @@ class HubServer:
         commit = hashlib.sha1(f"{len(repo.commits)}{parts}".encode()).hexdigest()
         repo.commits[commit] = dict(files)
         return commit
+
+    def add_folders(self, root: Path) -> None:
+        """Add every repository below a folder, `root`/<owner>/<name>/…, with all its files as one commit."""
+        for home in sorted(path for path in root.glob("*/*") if path.is_dir()):
+            files = {path.relative_to(home).as_posix(): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+            self.add(home.relative_to(root).as_posix(), files)
 
     def __enter__(self) -> Self:
         self._servers = [self._serve(storage=False), self._serve(storage=True)]
@@ -186,9 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
     def send_body(self, name: str, data: memoryview) -> None:
         cut = self.hub.cut(len(data))
         end = len(data) if cut is None else min(cut, len(data))
-        for at in range(0, end, CHUNK):
+        for at in range(0, end, self.hub.chunk):
             time.sleep(self.hub.chunk_s)
-            piece = data[at : min(at + CHUNK, end)]
+            piece = data[at : min(at + self.hub.chunk, end)]
             try:
                 self.wfile.write(piece)
             except OSError:  # the client is gone

@@ -193,8 +193,8 @@ class Repository:
                 if failures >= ATTEMPTS:
                     came = max(best, handle.tell())
                     raise HubError(
-                        f"{self.page}: {file.path} cannot be fetched ({reason}, {ATTEMPTS} times); {came} of {file.size} "
-                        "bytes came; run this again when the network is back"
+                        f"{self.page}: {file.path} cannot be fetched ({reason}, {ATTEMPTS} times); {came} of "
+                        f"{file.size} bytes came; run this again when the network is back"
                     )
                 say(f"{file.path}: {reason}; once more behind {handle.tell()} bytes")
                 time.sleep(WAIT_S * 3**failures)

@@ -99,11 +99,10 @@ class Store:
         if kept.get("revision") != self._revision:
             commit = Repository(self.id, self._revision).commit
             write_json(note, {"repository": self.id, "revision": self._revision, "commit": commit})
-            say(f"{self.id}: {self._revision} is commit {commit} now, and stays so here")
         else:
-            commit = kept["commit"]
-        say(f"{self.id}: commit {commit}; to follow {self._revision}, delete {note} and the set's items.jsonl")
-        return str(commit)
+            commit = str(kept["commit"])
+        say(f"{self.id}: {self._revision} stays commit {commit} until {note} and the set's items.jsonl are deleted")
+        return commit
 
     def listing(self) -> list[RemoteFile]:
         """Return the files of the commit; asked for once."""
@@ -138,12 +137,24 @@ class Store:
         ]
 
     def archives(self, patterns: Sequence[str]) -> list[Archive]:
-        """Return what matches, the parts of an archive together, in the order of their numbers."""
+        """Return what matches, the parts of an archive together, in the order of their numbers.
+
+        What an earlier version of one of them gave is deleted.
+        """
         groups: dict[tuple[str, bool], list[RemoteFile]] = {}
         for file in matching(self.listing(), patterns):
             whole = whole_name(file.path)
             groups.setdefault((whole or file.path, whole is None), []).append(file)
-        return [Archive(name, parts, plain) for (name, plain), parts in groups.items()]
+        found = [Archive(name, parts, plain) for (name, plain), parts in groups.items()]
+        for archive in found:  # before any is read, for their members may have changed places
+            if not self._is_same(archive):
+                self._forget(archive)
+        return found
+
+    def _is_same(self, archive: Archive) -> bool:
+        """Tell whether the record, whole or not, is of this very archive."""
+        path = self._record_path(archive)
+        return path.exists() and bool(read_json(path)["parts"] == files_record(archive.parts))
 
     def _record_path(self, archive: Archive) -> Path:
         return self.folder / "archives" / f"{safe_id(archive.name)}.json"
@@ -175,7 +186,6 @@ class Store:
         known = self.record(archive)
         if known is None:
             known = Extracted(names=names(self.repository.download(archive.parts, self.files_folder)))
-            self._forget(archive)
             self._write_record(archive, known, whole=True)
         return known
 
@@ -195,11 +205,8 @@ class Store:
             member = Member(file.path, file.size, file.sha256 or sha256_file(path))
             found = Extracted({file.path: member}, {}, [file.path])
         else:
-            known, path = self.record(archive), self._record_path(archive)
-            # files of a reading that was cut off are kept, but only if it was of this very archive
-            trusted = path.exists() and read_json(path)["parts"] == files_record(archive.parts)
-            if not trusted:
-                self._forget(archive)
+            known = self.record(archive)
+            trusted = self._is_same(archive)  # then the files of a reading that was cut off are kept
             if known is None:
                 self._write_record(archive, Extracted(), whole=False)
             parts = self.repository.download(archive.parts, self.files_folder)
