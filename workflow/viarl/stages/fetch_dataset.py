@@ -62,11 +62,11 @@ class Settings:
 
 def link(folder: Path, target: Path) -> None:
     """Make `folder` a link to a folder, relative, so that both can be moved together."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.link")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target.resolve(), folder.parent.resolve()))
-    temporary.replace(folder)
+    wanted = os.path.relpath(target.resolve(), folder.parent.resolve())
+    if folder.is_symlink() and os.readlink(folder) == wanted:
+        return
+    folder.unlink(missing_ok=True)
+    folder.symlink_to(wanted)
 
 
 def check_missing(made: FetchedSet, settings: Settings) -> None:
@@ -101,6 +101,7 @@ def main(settings: Settings) -> None:
                 "hub.validation_share)"
             )
         check_missing(made, settings)
+        settings.videos.parent.mkdir(parents=True, exist_ok=True)
         link(settings.videos.parent / VIDEOS, made.members_folder)
         for video, piece in made.subtitles.items():
             with atomic_path(settings.items.parent / SUBTITLES / f"{video}.srt") as temporary:
