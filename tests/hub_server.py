@@ -179,12 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_head(302, headers)
         data = self.hub.lie.get(name, data)
         start = 0
-        if self.hub.ranges and (asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
-            start = int(asked[1])
-            if start >= len(data):
+        if self.hub.ranges and (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            start, whole = int(asked[1]), len(data)
+            if start >= whole:
                 return self.fail(416, "", "Range Not Satisfiable")
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send_head(206 if start else 200, headers | {"Content-Length": str(len(data) - start)})
+            data = data[: int(asked[2]) + 1] if asked[2] else data
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{whole}"
+        self.send_head(206 if "Content-Range" in headers else 200, headers | {"Content-Length": str(len(data) - start)})
         if self.command == "GET":
             self.send_body(name, memoryview(data)[start:])
 
@@ -194,12 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
         for at in range(0, end, self.hub.chunk):
             time.sleep(self.hub.chunk_s)
             piece = data[at : min(at + self.hub.chunk, end)]
+            self.hub.sent[name] = self.hub.sent.get(name, 0) + len(piece)
             try:
                 self.wfile.write(piece)
             except OSError:  # the client is gone
                 self.close_connection = True
                 return
-            self.hub.sent[name] = self.hub.sent.get(name, 0) + len(piece)
         if end < len(data):
             self.close_connection = True
 

@@ -1,6 +1,9 @@
 """Sets from a hub, from the listing to items, videos, manifest and card: real client, real archives, a local server."""
 
+import io
+import random
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,24 @@ def test_a_raised_limit_fetches_only_archives_that_hold_the_rest(hub: HubServer,
     assert all(hub.sent[name] == sizes[name] for name in fetched)
 
 
+def test_of_a_limited_set_only_the_zips_that_are_needed_are_fetched(hub: HubServer, tmp_path: Path) -> None:
+    """What a zip holds stands at its end, which is asked for alone."""
+    repo = hub.repos["sy1998/MLVU_dev"]
+    contents = repo.commits[repo.main]
+    for name in [name for name in contents if name.endswith(".zip")]:
+        with zipfile.ZipFile(padded := io.BytesIO(contents[name]), "a") as archive:
+            archive.writestr("pad.bin", random.Random(1).randbytes(500_000))
+        contents[name] = padded.getvalue()
+    files = {name: len(data) for name, data in contents.items() if name.endswith(".zip")}
+    card = fetch(tmp_path, "mlvu_repacked", limit=1)
+    assert card["videos"]["there"] == 1
+    parts = [name for name in files if hub.sent.get(name, 0) < files[name]]
+    assert len(parts) == 1
+    assert 0 < hub.sent[parts[0]] < 150_000
+    hub.ranges = False
+    assert fetch(tmp_path / "other", "mlvu_repacked", limit=1)["videos"]["there"] == 1
+
+
 def test_the_first_archives_alone(hub: HubServer, tmp_path: Path) -> None:
     """hub.archives: the questions are those on videos in the first n archives; no other one is fetched."""
     card = fetch(tmp_path, "llava_video_train", archives=1, hub=HubRuntime())
@@ -217,7 +238,7 @@ def test_room_is_asked_for_as_the_formula_says(hub: HubServer, tmp_path: Path, m
     """The largest archive + 1.05 times all archives: with a byte less nothing begins."""
     repo = hub.repos["lmms-lab/Video-MME"]
     sizes = [len(data) for name, data in repo.commits[repo.main].items() if "chunked" in name]
-    needed = max(sizes) + int(1.05 * sum(sizes))
+    needed = max(sizes) + sum(int(1.05 * size) for size in sizes)
     real = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=needed - 1))
     with pytest.raises(HubError):

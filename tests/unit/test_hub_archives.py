@@ -75,7 +75,7 @@ def test_wanted_members_alone_are_written(tmp_path: Path, kind: str) -> None:
     check_films(found, tmp_path / "out")
     assert found.names == [*MEMBERS]
     assert found.refused == {}
-    assert names([path]) == [*MEMBERS]
+    assert names(Joined([path]), "a") == [*MEMBERS]
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -24,7 +24,7 @@ rule fetch_dataset:
     conda:
         "../../envs/viarl.yaml"
     resources:
-        mem_mb=growing(2000),
+        mem_mb=growing(4000),
         runtime=growing(2880),
     params:
         settings=settings("fetch_dataset", hub_set),

@@ -27,6 +27,7 @@ from viarl.files import atomic_path, sha256_file
 from viarl.hub.client import safe_path
 
 CHUNK = 2**20  # bytes
+BUFFER = 2**16  # bytes; more would be asked of the hub in vain where only a zip's directory is read
 LARGEST = 64 * 10**9  # bytes of one member; the longest videos of the benchmarks have a few GB
 RATIO = (
     200  # how many times its packed size a member, or an archive, may have; films hardly shrink, subtitles to a tenth
@@ -66,17 +67,19 @@ class Extracted:
     names: list[str] = field(default_factory=list)
 
 
-class Joined(io.RawIOBase):
-    """Several files, read one behind the other as one; with random access, without a copy. At most one is open."""
+class Parts(io.RawIOBase):
+    """Several byte strings, read one behind the other as one; with random access, without a copy.
 
-    def __init__(self, parts: Sequence[Path]) -> None:
+    Args:
+        sizes: of the parts, bytes.
+        read: gives the bytes from start to end - 1 of a part, or the first ones of them.
+    """
+
+    def __init__(self, sizes: Sequence[int], read: Callable[[int, int, int], bytes]) -> None:
         super().__init__()
-        self.parts = list(parts)
-        sizes = [part.stat().st_size for part in self.parts]
         self.ends = list(itertools.accumulate(sizes))  # where each part ends
-        self.size = sum(sizes)
         self.place = 0
-        self._open: tuple[int, IO[bytes]] | None = None
+        self._read = read
 
     def readable(self) -> bool:
         """Yes."""
@@ -92,7 +95,7 @@ class Joined(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position in the whole."""
-        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.ends[-1]}[whence]
         if place < 0:
             raise ValueError(f"position {place} lies before the beginning")
         self.place = place
@@ -102,18 +105,33 @@ class Joined(io.RawIOBase):
         """Fill a buffer, up to the end of the part at hand."""
         view = memoryview(buffer).cast("B")
         index = bisect.bisect_right(self.ends, self.place)
-        if index >= len(self.parts):
+        if index >= len(self.ends) or not view:
             return 0
+        begin = self.ends[index - 1] if index else 0
+        data = self._read(index, self.place - begin, min(self.place + len(view), self.ends[index]) - begin)
+        view[: len(data)] = data
+        self.place += len(data)
+        return len(data)
+
+
+class Joined(Parts):
+    """The parts of an archive in files, of which one at a time is open."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__([path.stat().st_size for path in paths], self._read_file)
+        self.paths = list(paths)
+        self._open: tuple[int, IO[bytes]] | None = None
+
+    def _read_file(self, index: int, start: int, end: int) -> bytes:
         if self._open is None or self._open[0] != index:
             self._close()
-            self._open = (index, self.parts[index].open("rb", buffering=0))
+            self._open = (index, self.paths[index].open("rb", buffering=0))
         handle = self._open[1]
-        handle.seek(self.place - (self.ends[index - 1] if index else 0))
-        read = handle.readinto(view[: self.ends[index] - self.place])  # type: ignore[attr-defined]
-        if not read:
-            raise OSError(f"{self.parts[index]}: was cut while it was read; run this again")
-        self.place += read
-        return int(read)
+        handle.seek(start)
+        data = handle.read(end - start)
+        if not data:
+            raise OSError(f"{self.paths[index]}: was cut while it was read; run this again")
+        return data
 
     def close(self) -> None:
         """Close the part that is open."""
@@ -162,7 +180,7 @@ def extract(
     """
     found = Extracted()
     seen: set[str] = set()
-    with _reading(parts) as stream:
+    with _reading(Joined(parts), str(parts[0])) as stream:
         members = _zip_members(stream) if _is_zip(stream) else _tar_members(stream)
         for name, size, unsafe, read in members:
             target = None if unsafe or safe_path(name) is None else wanted(name)
@@ -186,18 +204,20 @@ def extract(
     return found
 
 
-def names(parts: Sequence[Path]) -> list[str]:
-    """Return the names of the files in an archive, in its order; errors as of `extract`."""
-    with _reading(parts) as stream:
+def names(parts: Parts, called: str) -> list[str]:
+    """Return the names of the files in an archive, in its order; of a zip, only its directory is read for that.
+
+    `called` names it in errors, which are as of `extract`.
+    """
+    with _reading(parts, called) as stream:
         members = _zip_members(stream) if _is_zip(stream) else _tar_members(stream)
         return [name for name, _, unsafe, _ in members if not unsafe and safe_path(name)]
 
 
 @contextmanager
-def _reading(parts: Sequence[Path]) -> Iterator[IO[bytes]]:
-    called = str(parts[0]) + (f" and {len(parts) - 1} more parts" if len(parts) > 1 else "")
+def _reading(parts: Parts, called: str) -> Iterator[IO[bytes]]:
     try:
-        with io.BufferedReader(Joined(parts), CHUNK) as stream:
+        with io.BufferedReader(parts, BUFFER) as stream:
             yield stream
     except ArchiveError as error:
         raise ArchiveError(f"{called}: {error}") from error

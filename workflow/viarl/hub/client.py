@@ -141,6 +141,23 @@ class Repository:
             paths.append(path)
         return paths
 
+    def read(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """Return the bytes start .. end - 1 of a file; HubError also where the hub gives no parts of files."""
+        headers = build_hf_headers(headers={"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"})
+        with (
+            self._explained(file.path),
+            get_session().stream("GET", self._address(file), headers=headers, timeout=TIMEOUT_S) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                hf_raise_for_status(response)
+            if response.status_code != 206:
+                raise HubError(f"{self.page}: {file.path} is given as a whole only")
+            return response.read()
+
+    def _address(self, file: RemoteFile) -> str:
+        return hf_hub_url(self.id, file.path, repo_type="dataset", revision=self.commit, endpoint=self.endpoint)
+
     def _fetch_whole(self, file: RemoteFile, path: Path) -> None:
         part = path.with_name(f"{path.name}.{file.checksum[:16]}.part")
         for other in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
@@ -205,9 +222,8 @@ class Repository:
         headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
         if start:
             headers["Range"] = f"bytes={start}-"
-        url = hf_hub_url(self.id, file.path, repo_type="dataset", revision=self.commit, endpoint=self.endpoint)
         # the hub answers with a redirection to a signed address elsewhere; the session leaves the token behind then
-        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
+        with get_session().stream("GET", self._address(file), headers=headers, timeout=TIMEOUT_S) as response:
             if response.status_code >= 400:
                 response.read()
                 hf_raise_for_status(response)
@@ -223,11 +239,11 @@ class Repository:
                     return
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, path: str = "") -> Iterator[None]:
         try:
             yield
         except (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled) as error:
-            raise self._explanation(error) from error
+            raise self._explanation(error, path) from error
 
     def _explanation(self, error: Exception, path: str = "") -> HubError:
         """Return one line that says what the hub or the network refused, and what to do."""

@@ -138,18 +138,28 @@ class _Reader:
         names = [archive.name] if archive.plain else record.names if record else None
         return names is None or any(self.claims.of(name) & wanted for name in names)
 
+    def _share(self, archive: Archive, wanted: set[str], otherwise: float) -> float:
+        record = self.store.record(archive)
+        if not record or not record.names:
+            return otherwise
+        return sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+
     def room(self, wanted: set[str], share: float, together: bool = False) -> tuple[int, str]:
         """Return the bytes that must be free before the first is fetched, and the sum in words.
 
         Room = archives that lie there at one time, less what is there of them + what is taken out of them. At one time:
-        the largest alone, or all where they are kept or looked into together. Taken out: 1.05 times the size of all
-        that are read, times the share of the set's videos that is taken (films do not shrink in an archive).
+        the largest alone, or all where they are kept or looked into together. Taken out: 1.05 times the size of each
+        that is read, times the share of its members that is wanted (films do not shrink in an archive); where these are
+        not known, times `share`.
         """
         needed = [archive for archive in self.archives if self._may_hold(archive, wanted)]
         packed = [archive.size for archive in needed if not archive.plain]
         held = sum(packed) if together or self.keep else max(packed, default=0)
         there = sum(self.store.fetched_bytes(archive) for archive in needed)
-        out = int(1.05 * share * sum(packed)) + sum(archive.size for archive in needed if archive.plain)
+        out = sum(
+            archive.size if archive.plain else int(1.05 * archive.size * self._share(archive, wanted, share))
+            for archive in needed
+        )
         why = f" ({held / 1e9:.2f} GB for archives at one time, {out / 1e9:.2f} GB for what is taken out)"
         return max(0, held - there) + out, why
 
@@ -157,6 +167,9 @@ class _Reader:
         """Fetch and read archives until the wanted members are there or none is left; `share`: as of `room`."""
         lacking = wanted - set(located({video: self.members[video] for video in wanted}, self.there()))
         if lacking:
+            for archive in self.archives if len(wanted) < len(self.members) else ():
+                if self.store.record(archive) is None:
+                    self.store.look_into(archive)
             check_room(self.store.folder, *self.room(lacking, share))
         for archive in self.archives:
             if lacking and self._may_hold(archive, lacking):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viarl.files import read_json, sha256_file, write_json
-from viarl.hub.archives import Extracted, Member, extract, names, whole_name
+from viarl.hub.archives import ArchiveError, Extracted, Joined, Member, Parts, extract, names, whole_name
 from viarl.hub.client import (
     COMMIT,
     HubError,
@@ -183,10 +183,27 @@ class Store:
 
     def contents(self, archive: Archive) -> Extracted:
         """Return what an archive holds; where that is not known it is fetched and looked into, and stays."""
-        known = self.record(archive)
+        known = self.record(archive) or self.look_into(archive)
         if known is None:
-            known = Extracted(names=names(self.repository.download(archive.parts, self.files_folder)))
+            paths = self.repository.download(archive.parts, self.files_folder)
+            known = Extracted(names=names(Joined(paths), archive.name))
             self._write_record(archive, known, whole=True)
+        return known
+
+    def look_into(self, archive: Archive) -> Extracted | None:
+        """Return what an archive holds without fetching it: of a zip, the hub is asked for the directory at its end.
+
+        None where that is not possible.
+        """
+        if archive.plain or not archive.name.lower().endswith(".zip"):
+            return None
+        repository, parts = self.repository, archive.parts
+        remote = Parts([part.size for part in parts], lambda index, *span: repository.read(parts[index], *span))
+        try:
+            known = Extracted(names=names(remote, archive.name))
+        except (HubError, ArchiveError):
+            return None  # fetching it will tell
+        self._write_record(archive, known, whole=True)
         return known
 
     def lies_here(self, target: str, member: Member) -> bool:
