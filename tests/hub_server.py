@@ -58,6 +58,7 @@ class HubServer:
         chunk: bytes sent at once; chunk_s: seconds before each.
         lie: {path: content} sent in place of the true content.
         ranges: whether the storage answers requests for a range.
+        silent_s: seconds before any answer.
         down: how many requests are answered by 503 from now on.
     """
 
@@ -72,6 +73,7 @@ class HubServer:
         self.ranges = True
         self.down = 0
         self.closed = False
+        self.silent_s = 0.0
 
     def add(self, id: str, files: dict[str, bytes], **options: Any) -> str:
         """Add a commit to a repository, which is made where there is none; return it."""
@@ -125,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token, self.storage))
+        time.sleep(self.hub.silent_s)
         if self.hub.closed:
             self.close_connection = True
             return None

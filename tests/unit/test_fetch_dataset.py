@@ -158,6 +158,19 @@ def test_the_first_archives_alone(hub: HubServer, tmp_path: Path) -> None:
     assert limited["dropped"]["video beyond hub.limit"] > 0
 
 
+def test_the_first_archives_of_videos_that_are_files_are_all(hub: HubServer, tmp_path: Path) -> None:
+    assert fetch(tmp_path, "mlvu", archives=1)["videos"]["there"] > 1
+
+
+def test_the_first_archives_again_need_no_room(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(tmp_path, "videomme", archives=1, limit=2)
+    before = outputs(tmp_path, "videomme")
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=0))
+    fetch(tmp_path, "videomme", archives=1, limit=2)
+    assert outputs(tmp_path, "videomme") == before
+
+
 def test_a_commit_once_settled_stays(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fetch(tmp_path, "lvbench")
     first, before = read_json(tmp_path / "hub/AIWinter--LVBench/commit.json"), outputs(tmp_path, "lvbench")

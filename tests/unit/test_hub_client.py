@@ -171,6 +171,15 @@ def test_a_network_that_is_away_is_one_line(hub: HubServer, tmp_path: Path, monk
     assert "\n" not in str(error.value)
 
 
+def test_a_hub_that_says_nothing_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(ID)
+    assert repository.commit
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.2)
+    hub.silent_s = 2.0
+    with pytest.raises(HubError, match="cannot be reached"):
+        repository.list_files()
+
+
 def test_a_server_that_is_overloaded_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
     repository = Repository(ID)
     files = matching(repository.list_files(), ["README.md"])

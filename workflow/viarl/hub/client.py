@@ -114,6 +114,7 @@ class Repository:
     def list_files(self) -> list[RemoteFile]:
         """Return the files of the commit, sorted by path; HubError for a name that would leave its folder."""
         found = []
+        get_session().timeout = TIMEOUT_S  # else a hub that says nothing is waited for without end
         with self._explained():
             entries = HfApi(self.endpoint).list_repo_tree(
                 self.id, recursive=True, revision=self.commit, repo_type="dataset"
@@ -195,6 +196,8 @@ class Repository:
                 try:
                     self._stream(file, handle, progress)
                     reason = "the connection ended early"
+                except OfflineModeIsEnabled as error:
+                    raise self._explanation(error, file.path) from error
                 except httpx2.TransportError as error:
                     reason = str(error) or type(error).__name__
                 except HfHubHTTPError as error:

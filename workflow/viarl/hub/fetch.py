@@ -89,17 +89,20 @@ def fetch_members(
 
     Args:
         limit: how many are taken, the first by a hash of their ids; None is all.
-        archives: how many archives are read, the first ones; what lies in others is left out. None is all.
+        archives: how many archives are read, the first ones; what lies in others is left out. None is all. Without
+            effect where the videos are files themselves.
         keep: whether archives stay after they were read.
     """
     every = store.archives(patterns)
     if not every:
         return Fetched(missing=dict.fromkeys(members, f"the repository has no file {' or '.join(patterns)}"))
-    reader = _Reader(store, every if archives is None else every[:archives], members, keep)
+    first = every if archives is None or all(one.plain for one in every) else every[:archives]
+    reader = _Reader(store, first, members, keep)
     found = Fetched()
     candidates = set(members)
-    if archives is not None and len(every) > archives:
-        check_room(store.folder, *reader.room(set(members), 1.0, together=True))
+    if len(first) < len(every):
+        if any(store.record(archive) is None for archive in first):
+            check_room(store.folder, *reader.room(set(members), 1.0, together=True))
         candidates = set(located(members, (name for one in reader.archives for name in store.contents(one).names)))
         found.left_out = dict.fromkeys(sorted(set(members) - candidates), ELSEWHERE)
     chosen = by_hash(candidates)[:limit]
@@ -125,10 +128,6 @@ class _Reader:
                 if self.store.lies_here(target, member):
                     found.setdefault(target, (archive, target, member))
         return found
-
-    def needed(self, wanted: set[str]) -> list[Archive]:
-        """Return the archives that hold, or may hold, any of the wanted members."""
-        return [archive for archive in self.archives if self._may_hold(archive, wanted)]
 
     def _is_one_of(self, videos: set[str], name: str) -> bool:
         return bool(self.claims.of(name) & videos)

@@ -183,6 +183,8 @@ class Store:
 
     def contents(self, archive: Archive) -> Extracted:
         """Return what an archive holds; where that is not known it is fetched and looked into, and stays."""
+        if archive.plain:
+            return Extracted(names=[archive.name])
         known = self.record(archive) or self.look_into(archive)
         if known is None:
             paths = self.repository.download(archive.parts, self.files_folder)
