@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import httpx2
-from huggingface_hub import HfApi, RepoFile, get_session, hf_hub_url
+from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, paginate
 
 from viarl.faults import shown
 from viarl.files import sha256_file
@@ -114,15 +114,14 @@ class Repository:
     def list_files(self) -> list[RemoteFile]:
         """Return the files of the commit, sorted by path; HubError for a name that would leave its folder."""
         found = []
-        get_session().timeout = TIMEOUT_S  # else a hub that says nothing is waited for without end
+        address = f"{self.endpoint}/api/datasets/{self.id}/tree/{self.commit}"
         with self._explained():
-            entries = HfApi(self.endpoint).list_repo_tree(
-                self.id, recursive=True, revision=self.commit, repo_type="dataset"
-            )
-            for entry in entries:
-                if isinstance(entry, RepoFile):
-                    sha256, size = (entry.lfs.sha256, entry.lfs.size) if entry.lfs else ("", entry.size)
-                    found.append(RemoteFile(entry.path, size, sha256, entry.blob_id))
+            # HfApi.list_repo_tree asks the same, but waits without end for a hub that says nothing
+            for entry in paginate(address, {"recursive": True}, build_hf_headers(), timeout=TIMEOUT_S):
+                if entry["type"] == "file":
+                    lfs = entry.get("lfs")
+                    sha256, size = (lfs["oid"], lfs["size"]) if lfs else ("", entry["size"])
+                    found.append(RemoteFile(entry["path"], size, sha256, entry["oid"]))
         for file in found:
             if safe_path(file.path) is None:
                 raise HubError(f"{self.page}: holds a file named {shown(file.path)}, which would leave its folder")
