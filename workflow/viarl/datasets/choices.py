@@ -7,6 +7,7 @@ from viarl.datasets.common import (
     CONTRADICTION,
     EMPTY_RIGHT,
     FEW_OPTIONS,
+    MALFORMED,
     MISSING,
     NO_ANSWER,
     NOT_AMONG,
@@ -18,7 +19,7 @@ from viarl.datasets.common import (
 from viarl.faults import shown
 from viarl.items import LETTERS
 
-_LETTERED = re.compile(r"(?:\(([A-J])\)|([A-J])[.:)])\s*(.*)", re.DOTALL)  # "(A) text", "A. text", "A) text", "A: text"
+_LETTERED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])\s*(.*)", re.DOTALL)  # "(A) text", "A. text", "A) text", "A: text"
 _ANSWER = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.:)]|$))[.:)]?\s*(.*)", re.DOTALL)  # the same, or the letter alone
 
 
@@ -53,9 +54,9 @@ def without_letters(options: Sequence[str]) -> tuple[str, ...]:
 def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
 
-    The options are the last lines that begin with A, B, C … in order; a line between two of them goes on with the
-    option before it. "Question:" and "Options:" before the two are left out. Unusable where there are no two options or
-    no question.
+    The options are the last lines that begin with A, B, C …; a line without a letter goes on with the option before it.
+    "Question:" and "Options:" before the two are left out. Unusable where there are no two options, no question, or
+    letters that are out of order.
     """
     lines = [line.strip() for line in text.splitlines()]
     found = [_LETTERED.fullmatch(line) for line in lines]
@@ -65,6 +66,8 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
         for line, letter, match in zip(lines[first:], letters[first:], found[first:], strict=True):
             if match and letter == LETTERS[len(options) : len(options) + 1]:
                 options.append(match[3])
+            elif match:
+                raise Unusable(MALFORMED, f"the options of {shown(text)} are not A, B, C … in order")
             else:
                 options[-1] = f"{options[-1]} {line}".strip()
         if len(options) > 1:
