@@ -59,7 +59,8 @@ class HubServer:
         lie: {path: content} sent in place of the true content.
         ranges: whether the storage answers requests for a range.
         silent_s: seconds before any answer.
-        down: how many requests are answered by 503 from now on.
+        down: how many requests are answered by `down_status` from now on.
+        garbage: whether every answer is JSON of another kind.
     """
 
     def __init__(self, page: int = 1000) -> None:
@@ -74,6 +75,8 @@ class HubServer:
         self.down = 0
         self.closed = False
         self.silent_s = 0.0
+        self.garbage = False
+        self.down_status = 503
 
     def add(self, id: str, files: dict[str, bytes], **options: Any) -> str:
         """Add a commit to a repository, which is made where there is none; return it."""
@@ -133,7 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.hub.down:
             self.hub.down -= 1
-            return self.fail(503, "", "away")
+            return self.fail(self.hub.down_status, "", "away")
+        if self.hub.garbage:
+            return self.send_json(["no", "hub"])
         pattern = r"/(api/)?datasets/([\w.-]+/[\w.-]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.+))?)?"
         found = re.fullmatch(pattern, path)
         repo = self.hub.repos.get(found[2]) if found else None

@@ -216,6 +216,30 @@ def test_an_archive_that_changed_is_read_again(hub: HubServer, tmp_path: Path, p
     assert outputs(tmp_path, "videomme") == outputs(fresh, "videomme")
 
 
+def test_what_an_archive_no_longer_holds_is_deleted(hub: HubServer, tmp_path: Path) -> None:
+    repo = hub.repos["lmms-lab/Video-MME"]
+    fetch(tmp_path, "videomme")
+    (kept, *_), (lost, *_) = ([*(tmp_path / "hub").rglob(f"{name}.*")] for name in ("fFjv93ACGo8", "eMqbhvP-uT4"))
+    files = {name: data for name, data in repo.commits[repo.main].items() if name != "videos_chunked_02.zip"}
+    hub.add("lmms-lab/Video-MME", {**files, "videos_chunked_02.zip": files["subtitle.zip"]})
+    (tmp_path / "hub/lmms-lab--Video-MME/commit.json").unlink()
+    fetch(tmp_path, "videomme", hub=HubRuntime(max_missing_share=1))
+    assert kept.exists() and not lost.exists()
+
+
+def test_no_archive_is_fetched_once_everything_is_there(hub: HubServer, tmp_path: Path) -> None:
+    """Of tars it is not known before what they hold; those behind the last one that is needed are left alone."""
+    repo = hub.repos["lmms-lab/LLaVA-Video-178K"]
+    stem = "2_3_m_youtube_v0_1/2_3_m_youtube_v0_1_videos_"
+    contents = repo.commits[repo.main]
+    contents[f"{stem}10.tar.gz"] = contents[f"{stem}1.tar.gz"]
+    card = fetch(tmp_path, "llava_video_train", limit=2)
+    assert card["videos"]["missing"] == {}
+    assert {name for name in hub.sent if name.endswith(".gz")} <= {f"{stem}1.tar.gz", f"{stem}2.tar.gz"}
+    fetch(tmp_path / "all", "llava_video_train")  # one is missing, so all were looked into
+    assert f"{stem}10.tar.gz" in hub.sent
+
+
 def test_a_lost_video_is_taken_out_again(hub: HubServer, tmp_path: Path) -> None:
     fetch(tmp_path, "videomme")
     before = outputs(tmp_path, "videomme")

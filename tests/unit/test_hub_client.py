@@ -172,6 +172,24 @@ def test_a_network_that_is_away_is_one_line(hub: HubServer, tmp_path: Path, monk
     assert "\n" not in str(error.value)
 
 
+def test_what_is_no_hub_is_one_line(hub: HubServer) -> None:
+    commit = Repository(ID).commit
+    hub.garbage = True
+    for use in (lambda: Repository(ID).commit, Repository(ID, commit).list_files):
+        with pytest.raises(HubError, match=r"answers as no hub does .*; check HF_ENDPOINT"):
+            use()
+
+
+def test_too_many_requests_are_spaced(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=waited.append))
+    repository = Repository(ID)
+    files = matching(repository.list_files(), ["README.md"])
+    hub.down, hub.down_status = 2, 429
+    assert repository.download(files, tmp_path)[0].read_bytes() == b"small"
+    assert waited == [client.LIMITED_S] * 2
+
+
 def test_a_hub_that_says_nothing_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Repository(ID)
     assert repository.commit

@@ -8,6 +8,7 @@ session, into `<file>.<begin of the checksum>.part`, and a file gets its name on
 import fnmatch
 import glob
 import hashlib
+import json
 import os
 import re
 import time
@@ -38,6 +39,7 @@ HUB = "https://huggingface.co"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ATTEMPTS = 6  # in a row without a byte gained, before a download fails
 WAIT_S = 0.1  # seconds before the connection is opened again; three times that after each failure
+LIMITED_S = 60.0  # seconds before the next request where the hub says that there were too many
 TIMEOUT_S = 30.0  # seconds without a byte
 CHUNK = 2**20  # bytes
 _RETRIED = (408, 429, 500, 502, 503, 504)
@@ -192,15 +194,17 @@ class Repository:
                 progress.advance(round(before / 1e6))
             while handle.tell() < file.size:
                 best = max(best, handle.tell())
+                limited = False
                 try:
                     self._stream(file, handle, progress)
                     reason = "the connection ended early"
                 except OfflineModeIsEnabled as error:
                     raise self._explanation(error, file.path) from error
-                except httpx2.TransportError as error:
+                except httpx2.RequestError as error:
                     reason = str(error) or type(error).__name__
                 except HfHubHTTPError as error:
                     reason = f"status {error.response.status_code}"
+                    limited = error.response.status_code == 429
                     if error.response.status_code == 416:
                         reason = "it is shorter than the hub lists it"
                         handle.truncate(handle.seek(0))
@@ -216,7 +220,7 @@ class Repository:
                         f"{file.size} bytes came; run this again when the network is back"
                     )
                 say(f"{file.path}: {reason}; once more behind {handle.tell()} bytes")
-                time.sleep(WAIT_S * 3**failures)
+                time.sleep(LIMITED_S if limited else WAIT_S * 3**failures)
 
     def _stream(self, file: RemoteFile, handle: IO[bytes], progress: Progress) -> None:
         """Append what one response gives from the handle's position on, never more than the file holds."""
@@ -234,7 +238,9 @@ class Repository:
                 handle.truncate()
             done = handle.tell()
             for chunk in response.iter_bytes():
-                handle.write(chunk[: file.size - done])
+                left = memoryview(chunk)[: file.size - done]
+                while left:  # a write without a buffer may take less
+                    left = left[handle.write(left) :]
                 progress.advance(round((done + len(chunk)) / 1e6) - round(done / 1e6))
                 done += len(chunk)
                 if done >= file.size:
@@ -244,8 +250,10 @@ class Repository:
     def _explained(self, path: str = "") -> Iterator[None]:
         try:
             yield
-        except (HfHubHTTPError, httpx2.TransportError, OfflineModeIsEnabled) as error:
+        except (HfHubHTTPError, httpx2.RequestError, OfflineModeIsEnabled) as error:
             raise self._explanation(error, path) from error
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise HubError(f"{self.page}: answers as no hub does ({error!r}); check HF_ENDPOINT") from error
 
     def _explanation(self, error: Exception, path: str = "") -> HubError:
         """Return one line that says what the hub or the network refused, and what to do."""
