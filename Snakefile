@@ -44,6 +44,7 @@ wildcard_constraints:
 include: "workflow/rules/graph.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/hub.smk"
 include: "workflow/rules/frames.smk"
 include: "workflow/rules/filter.smk"
 include: "workflow/rules/selector.smk"
@@ -55,6 +56,8 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    fetch_dataset,  # where the network is
+    write_data_card,
     summarise_evaluation,
     judge_gain,
     compare_runs,
@@ -67,6 +70,7 @@ rule all:
     default_target: True
     input:
         summaries,
+        data_card,
         "<results>/report/accuracy.png",
 
 

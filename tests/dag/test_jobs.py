@@ -98,6 +98,31 @@ def test_local_videos(fresh: Workflow, tmp_path: Path) -> None:
     assert plan.counts["train_selector"] == 2
 
 
+def test_data_sets_from_a_hub(fresh: Workflow) -> None:
+    """Each is downloaded by a job of its own, and their account is part of the whole."""
+    overlay = {"dataset": "viarl_data", "benchmarks": ["videomme", "videomme_subtitles", "mlvu", "lvbench"]}
+    plan = fresh.plan(overlay=overlay)
+    assert plan.counts["fetch_dataset"] == 5
+    assert plan.counts["write_data_card"] == 1
+    assert {"make_needle", "import_local"}.isdisjoint(plan.counts)
+    folder = "results/data/sets/viarl_data_train"
+    assert {f"{folder}/{name}" for name in ("items.jsonl", "videos.jsonl", "manifest.json")} <= plan.outputs
+    assert "results/data_card.json" in plan.outputs
+    assert not any("_validation" in path for path in plan.outputs)
+
+
+def test_an_ablation_of_the_data_shares_the_benchmarks(fresh: Workflow) -> None:
+    ablations = {"few": {"hypothesis": "h", "overlay": {"hub": {"archives": 1}, "dataset": "llava_video"}}}
+    overlay = {"dataset": "llava_video", "benchmarks": ["needle"], "ablations": ablations}
+    overlay["compare"] = {"ablations": ["few"], "seeds": [0]}
+    plan = fresh.plan("results/ablations/few/cycle1/eval.json", overlay=overlay)
+    fetched = {path for path in plan.outputs if path.endswith("items.jsonl") and "/sets/" in path}
+    assert fetched == {
+        "results/data/ablations/few/sets/llava_video_train/items.jsonl",
+        "results/data/sets/needle/items.jsonl",
+    }
+
+
 def test_validation_set_on_request(fresh: Workflow) -> None:
     """Any set can be evaluated by asking for its table."""
     plan = fresh.plan("results/cycle1/evaluate/needle_validation.parquet")

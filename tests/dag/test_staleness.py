@@ -4,12 +4,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.dag.conftest import Plan, Workflow
+from tests.dag.conftest import Plan, Workflow, copy_workflow
 from tests.dag.staleness import MARKS, REPOSITORY, TABLE, Row, readme_table, rows, schema_keys
+from viarl.runs import overlaid
 
 pytestmark = pytest.mark.dag
 
@@ -46,6 +48,41 @@ def done(_finished: Workflow) -> Workflow:
 def test_key(done: Workflow, row: Row) -> None:
     """Exactly the jobs of the table."""
     assert done.plan(overlay=row.overlay).counts == row.jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "jobs"),
+    [
+        ({"limit": 50}, "fetch_dataset", 2),
+        ({"archives": 1}, "fetch_dataset", 2),
+        ({"validation_share": 0.1}, "fetch_dataset", 1),
+        ({"split_seed": 1}, "fetch_dataset", 1),
+        ({"lvbench_videos": "lmms-lab/LVBench"}, "fetch_dataset", 1),
+        ({"revisions": {"AIWinter/LVBench": "v2"}}, "fetch_dataset", 1),
+        ({"revisions": {"lmms-lab/LLaVA-Video-178K": "v2"}}, "fetch_dataset", 1),
+        ({"revisions": {"MLVU/MVLU": "v2"}}, "fetch_dataset", 0),
+        ({"keep_archives": True, "max_missing_share": 1.0}, "fetch_dataset", 0),
+    ],
+)
+def test_what_concerns_a_download_makes_it_again(
+    downloaded: Workflow, change: dict[str, Any], rule: str, jobs: int
+) -> None:
+    """And what follows; a download that is done again finds its files where they are."""
+    counts = downloaded.plan("results/data_card.json", overlay=overlaid(DOWNLOADS, {"hub": change})).counts
+    assert counts[rule] == jobs
+    assert bool(counts) == bool(jobs)
+
+
+DOWNLOADS = {"dataset": "llava_video", "benchmarks": ["lvbench"]}
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """Everything up to the data card of two data sets from a hub, done."""
+    workflow = copy_workflow(tmp_path_factory.mktemp("downloaded"))
+    (workflow.root / "downloads.yaml").write_text(yaml.safe_dump(DOWNLOADS))
+    workflow.pretend("results/data_card.json", "--configfile", "downloads.yaml")
+    return workflow
 
 
 def second_run(workflow: Workflow) -> Plan:

@@ -190,6 +190,16 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         local(validation_share=0) | {"benchmarks": ["local_validation"]},
         "local.validation_share = 0: .*would be empty; raise it",
     ),
+    "nothing left to validate on": (
+        {"hub": {"validation_share": 0}, "benchmarks": ["llava_video_validation"]},
+        "hub.validation_share = 0: benchmarks names 'llava_video_validation', which would be empty; raise it",
+    ),
+    "unknown repository": (
+        {"hub": {"revisions": {"lmms-lab/VideoMME": "main"}}},
+        "hub.revisions.lmms-lab/VideoMME = 'main': unknown key; did you mean 'lmms-lab/Video-MME'",
+    ),
+    "no videos": ({"hub": {"limit": 0}}, "hub.limit = 0: out of range; it must be at least 1"),
+    "no revision": ({"hub": {"revisions": {"MLVU/MVLU": "a b"}}}, "hub.revisions.MLVU/MVLU: 'a b' is not of the form"),
     "~ in a folder": (local(folder="~/v"), "local.folder = '~/v': ~ is not expanded"),
     # folders that are written to
     "~ in a path": (

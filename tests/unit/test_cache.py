@@ -226,6 +226,15 @@ def test_bad_videos_are_listed_with_reasons(spoilt: Path) -> None:
         cache.count("other")
 
 
+def test_a_video_missing_at_its_source_is_listed_and_fails_nothing(folder: Path) -> None:
+    """Its set was made in that knowledge, so it is no reason to stop here."""
+    there = video(folder / "long.mp4", "long")
+    write_records(folder / "videos.jsonl", [there, Video("gone", "videos/gone", 0, "")])
+    cache_frames.main(settings_of(folder, max_bad_share=0.0))
+    cache = FrameCache([folder / "frames" / "0.json"])
+    assert cache.bad == {"gone": "is missing at its source"} and cache.videos() == ["long"]
+
+
 def test_too_many_bad_videos_fail_the_stage_and_name_each(spoilt: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)1 of 3 videos.*max_bad_share = 0\.2.*cut: .*truncated"):
         cache_frames.main(settings_of(spoilt, max_bad_share=0.2))

@@ -14,6 +14,7 @@ import shutil
 from snakemake.persistence.file import FilePersistence
 
 from viarl.fingerprint import fingerprint
+from viarl.hub.sets import REPOSITORIES
 from viarl.runs import run_name
 from viarl.tracking import git_tags
 
@@ -98,6 +99,19 @@ def needle_set(config, w):
     return {"set": w["set"], "split": split, "count": config["needle"]["videos"][split]}
 
 
+def hub_set(config, w):
+    """What is taken of a data set on a hub for a set; the split only where the set is one side of it."""
+    made, hub = SETS[w["set"]], config["hub"]
+    videos_from = hub["lvbench_videos"] if made.source == "lvbench" else ""
+    ids = [*REPOSITORIES[made.source], *filter(None, [videos_from])]
+    return {
+        "set": w["set"],
+        **only(hub, ["limit", "archives", *([] if made.part == "all" else ["validation_share", "split_seed"])]),
+        "videos_from": videos_from,
+        "revisions": only(hub["revisions"], ids),
+    }
+
+
 def selector(config, w):
     """How the selector is asked."""
     return {"selector": only(config["selector"], ASK)}
@@ -160,6 +174,7 @@ def runtime(config):
     return {
         "device": config["device"],
         **only(config["frames"], ["max_bad_share", "timeout_s"]),
+        "hub": only(config["hub"], ["keep_archives", "max_missing_share"]),
         "clip": only(config["clip"], ["batch_size"]),
         "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
         "training": only(config["selector"]["training"], NO_RESULT),

@@ -9,16 +9,19 @@ import re
 from functools import partial
 
 from viarl.datasets.local import local_videos
+from viarl.hub.sets import SETS
 from viarl.runs import Graph, compared_runs, split_run
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
 FILES = {  # what rules hand on to others
     "questions": "<data>/{run}sets/{set}/items.jsonl",
     "videos": "<data>/{run}sets/{set}/videos.jsonl",
+    "card": "<data>/{run}sets/{set}/data_card.json",
     "base_model": "<data>/{run}stand_ins/{role}/model.safetensors",
     "frames": "<data>/{run}frames/{set}/{shard}.json",
     "similarities": "<data>/{run}clip/{set}/{shard}.safetensors",
     "kept_questions": "<results>/{run}filter/train_items.jsonl",
+    "filter_report": "<results>/{run}filter/report.json",
     "selector": "<results>/{run}cycle{c}/selector/model.safetensors",
     "selected": "<results>/{run}cycle{c}/selected/{set}.parquet",
     "answerer": "<results>/{run}cycle{c}/answerer/model.safetensors",
@@ -28,6 +31,7 @@ MAKERS = {
     "frames": "cache_frames",
     "similarities": "score_frames",
     "kept_questions": "filter_guessable",
+    "filter_report": "filter_guessable",
     "selector": "train_selector",
     "selected": "select_frames",
     "answerer": "tune_answerer",
@@ -37,6 +41,10 @@ MAKERS = {
 
 def maker(config, kind, w):
     """The stage that makes a kind of file, "" where none does."""
+    if kind in ("questions", "videos", "card") and w["set"] in SETS:
+        return "fetch_dataset"
+    if kind == "card":
+        return ""
     if kind in ("questions", "videos"):
         return "make_needle" if w["set"] in SPLITS else "import_local"
     if kind == "base_model":
@@ -130,6 +138,11 @@ def questions_of(config, w):
     return [("kept_questions", {})] if kept else [("questions", {"set": w["set"]})]
 
 
+def used_sets(kind):
+    """The files of a kind of the training set and of every benchmark."""
+    return lambda config, w: [(kind, {"set": name}) for name in (training_set(config), *config["benchmarks"])]
+
+
 def every_evaluation(config, w):
     """The tables of all benchmarks, of a cycle and of those before it."""
     cycles = range(int(w["c"]) + 1)
@@ -151,6 +164,12 @@ def last_cycle(run=""):
             if json.load(verdict)["stop"]:
                 return c
     return config["max_cycles"]
+
+
+def data_card(w):
+    """The data card, where anything is downloaded."""
+    downloaded = any(set_ in SETS for set_ in (training_set(config), *config["benchmarks"]))
+    return ["<results>/data_card.json"] if downloaded else []
 
 
 def summaries(w):

@@ -361,6 +361,13 @@ def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iter
         yield "local.validation_share = 0: benchmarks names 'local_validation', which would be empty; raise it"
 
 
+def _hub(benchmarks: list[str], hub: Mapping[str, Any]) -> Iterator[str]:
+    if hub["validation_share"] == 0:
+        for name in ("llava_video_validation", "viarl_data_validation"):
+            if name in benchmarks:
+                yield f"hub.validation_share = 0: benchmarks names {name!r}, which would be empty; raise it"
+
+
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
     _selector: ("selector", "reward"),
@@ -369,6 +376,7 @@ _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _evaluation: ("evaluation",),
     _paths: ("pathvars",),
     _data: ("dataset", "benchmarks", "local"),
+    _hub: ("benchmarks", "hub"),
 }
 
 

@@ -22,7 +22,10 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 @dataclass(frozen=True)
 class Video:
-    """A source video. `path` is absolute or relative to the folder of the videos.jsonl that lists it."""
+    """A source video. `path` is absolute or relative to the folder of the videos.jsonl that lists it.
+
+    A video that its source does not have is listed without a `sha256`.
+    """
 
     id: str
     path: str

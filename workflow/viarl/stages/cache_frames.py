@@ -19,6 +19,7 @@ from viarl.video.format import CacheSettings, VideoError
 from viarl.video.writer import cache_video, manifest_record
 
 LISTED = 20  # bad videos that an error names
+MISSING = "is missing at its source"  # known since its set was made, and judged there (hub.max_missing_share)
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ def main(settings: Settings) -> None:
     params = {"shard": settings.shard, "shards": settings.shards, **asdict(cache)}
     with tracking.start(settings.tracking, params, {"videos": settings.videos}) as record:
         for video in mine:
+            if not every[video].sha256:
+                bad[video] = MISSING
+                progress.advance()
+                continue
             try:
                 good[video] = cache_video(every[video], settings.manifest.parent, cache, settings.timeout_s)
                 if good[video]["sha256_source"] != every[video].sha256:
@@ -107,7 +112,7 @@ def main(settings: Settings) -> None:
             progress.advance(note=f"{len(bad)} bad" if bad else "")
         counted = {"videos": len(good), "bad_videos": len(bad), "frames": sum(entry["n"] for entry in good.values())}
         record.log_metrics({f"frame_cache/{name}": float(count) for name, count in counted.items()}, step=0)
-        check_bad(bad, len(mine), settings)
+        check_bad({video: why for video, why in bad.items() if why != MISSING}, len(mine), settings)
         write_json(settings.manifest, manifest_record(settings.shard, cache, good, bad))
         record.log_artifact(settings.manifest)
 

@@ -1,0 +1,123 @@
+"""Fetch a set from a hub: its annotations become items, its videos are taken out of their archives.
+
+What is fetched lies in the stores below `store`, shared by all sets; `videos` beside videos.jsonl is a link there. A
+job that was stopped at any moment goes on where it was, and ends in the same files.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from viarl import tracking
+from viarl.faults import listed
+from viarl.files import atomic_path, write_json
+from viarl.hub.dataset import Choice, FetchedSet, fetch_set
+from viarl.hub.manifest import write_manifest
+from viarl.hub.sets import SETS
+from viarl.items import write_records
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+
+VIDEOS, SUBTITLES = "videos", "subtitles"  # folders beside the lists
+LISTED = 10  # missing videos that an error names
+
+
+@dataclass(frozen=True)
+class HubRuntime:
+    """What changes no result: whether archives stay, and the share of a set's videos, 0..1, that may be missing."""
+
+    keep_archives: bool = False
+    max_missing_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A set of `viarl.hub.sets` -> its items, videos, manifest and data card, all in one folder.
+
+    Args:
+        store: folder of all stores.
+        limit, archives, revisions, videos_from, validation_share, split_seed: see `viarl.hub.dataset.Choice`.
+    """
+
+    items: Path
+    videos: Path
+    manifest: Path
+    card: Path
+    store: Path
+    set: str
+    limit: int | None = None
+    archives: int | None = None
+    revisions: dict[str, str] = field(default_factory=dict)
+    videos_from: str = ""
+    validation_share: float = 0.0
+    split_seed: int = 0
+    hub: HubRuntime = field(default_factory=HubRuntime)
+    tracking: Tracking = field(default_factory=Tracking)
+
+    def __post_init__(self) -> None:
+        if self.set not in SETS:
+            raise ValueError(f"set {self.set!r} must be one of {list(SETS)}")
+
+
+def link(folder: Path, target: Path) -> None:
+    """Make `folder` a link to a folder, relative, so that both can be moved together."""
+    wanted = os.path.relpath(target.resolve(), folder.parent.resolve())
+    if folder.is_symlink() and os.readlink(folder) == wanted:
+        return
+    folder.unlink(missing_ok=True)
+    folder.symlink_to(wanted)
+
+
+def check_missing(made: FetchedSet, settings: Settings) -> None:
+    """Raise ValueError where a larger share of the videos is missing than may be."""
+    total, allowed = len(made.pieces) + len(made.missing), settings.hub.max_missing_share
+    if not made.pieces or len(made.missing) > allowed * total:
+        named = listed([f"  {video}: {why}" for video, why in sorted(made.missing.items())], LISTED)
+        raise ValueError(
+            f"{settings.set}: {len(made.missing)} of {total} videos are missing at their source, more than "
+            f"hub.max_missing_share = {allowed} allows; raise it, or set hub.revisions to a commit that has them:\n"
+            f"{named}"
+        )
+
+
+def main(settings: Settings) -> None:
+    """Fetch the set and write its files, the manifest last; ValueError for a set without any item."""
+    params = {"set": settings.set, "limit": settings.limit, "archives": settings.archives}
+    choice = Choice(
+        settings.limit,
+        settings.archives,
+        settings.revisions,
+        settings.videos_from,
+        settings.validation_share,
+        settings.split_seed,
+        settings.hub.keep_archives,
+    )
+    with tracking.start(settings.tracking, params) as record:
+        made = fetch_set(settings.set, settings.store, choice)
+        if not made.items:
+            raise ValueError(
+                f"{settings.set} would be empty: {made.card['dropped']}; take more (hub.limit, hub.archives, "
+                "hub.validation_share)"
+            )
+        check_missing(made, settings)
+        settings.videos.parent.mkdir(parents=True, exist_ok=True)
+        link(settings.videos.parent / VIDEOS, made.members_folder)
+        for video, piece in made.subtitles.items():
+            with atomic_path(settings.items.parent / SUBTITLES / f"{video}.srt") as temporary:
+                shutil.copyfile(made.members_folder / piece.target, temporary)
+        write_records(settings.videos, made.videos(VIDEOS))
+        write_records(settings.items, made.items)
+        write_json(settings.card, made.card)
+        write_manifest(settings.manifest, settings.set, made.sources, made.entries(VIDEOS, SUBTITLES))
+        record.log_metrics({"items": len(made.items), "videos": len(made.pieces), "missing": len(made.missing)})
+        record.log_artifact(settings.manifest)
+    print(
+        f"{settings.set}: {len(made.items)} of {made.card['found']} questions on {len(made.pieces)} videos, "
+        f"{len(made.missing)} missing; dropped: {made.card['dropped']}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    run(Settings, main)

@@ -1,0 +1,49 @@
+"""Write data_card.json: what was found, kept and dropped, by reason, of each set that is used, and by the filter."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viarl import tracking
+from viarl.files import read_json, write_json
+from viarl.items import read_items
+from viarl.stages.command import run
+from viarl.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Questions of all sets, cards of those that have one, the filter's report -> one card.
+
+    Args:
+        items: items.jsonl of every set; its folder names the set.
+        cards: data_card.json of sets from a hub; of others every question is kept.
+        filter: report.json of the filter.
+    """
+
+    items: tuple[Path, ...]
+    cards: tuple[Path, ...]
+    filter: Path
+    output: Path
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def main(settings: Settings) -> None:
+    """Merge; ValueError for a file that is none of ours."""
+    with tracking.start(settings.tracking, {}) as record:
+        cards = {path.parent.name: read_json(path) for path in settings.cards}
+        sets: dict[str, dict[str, Any]] = {}
+        for path in settings.items:
+            name, items = path.parent.name, read_items(path)
+            plain = {"set": name, "found": len(items), "kept": len(items), "dropped": {}}
+            sets[name] = cards.get(name, plain)
+        write_json(settings.output, {"sets": dict(sorted(sets.items())), "filter": read_json(settings.filter)})
+        record.log_metrics({f"kept/{name}": float(card["kept"]) for name, card in sets.items()})
+        record.log_artifact(settings.output)
+    print(
+        "; ".join(f"{name}: kept {card['kept']} of {card['found']}" for name, card in sorted(sets.items())), flush=True
+    )
+
+
+if __name__ == "__main__":
+    run(Settings, main)
