@@ -9,6 +9,7 @@ import re
 from functools import partial
 
 from viarl.datasets.local import local_videos
+from viarl.model_files import pinned
 from viarl.runs import Graph, compared_runs, split_run
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
@@ -159,8 +160,8 @@ def summaries(w):
 
 
 def model(role, name=None):
-    """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
-    return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]
+    """A params function: folder or hub id[@revision] of a role's model, from the input of its name, else as configured."""
+    return lambda w, input: folder(input.get(name or role)) or pinned(GRAPH.config(w.run)[role])
 
 
 def features(w, input):
