@@ -51,6 +51,7 @@ include: "workflow/rules/answerer.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 localrules:
@@ -60,6 +61,7 @@ localrules:
     compare_runs,
     make_report,
     sync_mlflow,
+    plan,
 
 
 rule all:

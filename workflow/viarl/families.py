@@ -83,7 +83,7 @@ def timed_video(processor: Any, grid: torch.Tensor, seconds: float) -> str:
     patches, height, width = grid.tolist()
     tokens = processor.video_token * (height * width // processor.video_processor.merge_size**2)
     frames = processor.video_processor.temporal_patch_size
-    # the mean of the first and the last frame of a patch, as the model's own processor counts; an odd last frame's patch
+    # the mean of a patch's first and last frame, as the model's own processor counts; that of an odd last frame
     # is timed as if it were full
     times = [(patch * frames + (frames - 1) / 2) * seconds for patch in range(patches)]
     start, end = processor.vision_start_token, processor.vision_end_token
