@@ -1,7 +1,7 @@
 """What each stage will need: GPU memory, time and disk, estimated from the configuration before anything runs.
 
 Sums over the formulas of viarl.plan.formulas. Memory is that of one process (one GPU) at its fullest moment, without
-what CUDA and fragmentation take (allow a tenth); of peaks measured on a CPU it was 0.7 to 1.0 (tests/unit/test_plan.py).
+what CUDA and fragmentation take (allow a tenth); it was 0.7 to 1 of peaks measured on a CPU (tests/unit/test_plan.py).
 Time is that of one job, every completion counted at its longest; it holds as well as `plan.utilisation` does.
 """
 
