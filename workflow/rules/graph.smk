@@ -200,3 +200,19 @@ def compared(config, w):
         known = {"seed": GRAPH.config(run)["seed"], "cycle": last_cycle(run)}
         runs.append(known | {"ablation": ablation, "hypothesis": hypothesis})
     return {"runs": runs}
+
+
+def planned(w):
+    """What the plan is told: the configuration, where the models lie, and the sizes of data sets or where they lie."""
+    placed = workflow.pathvars.apply
+    models, sets = {}, {}
+    for role in ("selector", "answerer"):
+        made = maker(config, "base_model", {"role": role})
+        models[role] = placed(f"<data>/stand_ins/{role}") if made else pinned(config[role])
+    for name in [training_set(config), *config["benchmarks"]]:
+        videos = config["needle"]["videos"].get(SPLITS.get(name))
+        sets[name] = (
+            [videos, videos * config["needle"]["questions_per_video"]] if videos else placed(f"<data>/sets/{name}")
+        )
+    known = without(config, ["ablations", "compare", "pathvars", "tracking"])
+    return json.dumps({"configuration": known, "models": models, "sets": sets, "training_set": training_set(config)})
