@@ -52,6 +52,7 @@ include: "workflow/rules/answerer.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 localrules:
@@ -63,6 +64,7 @@ localrules:
     compare_runs,
     make_report,
     sync_mlflow,
+    plan,
 
 
 rule all:

@@ -24,7 +24,10 @@ def check_commands(text: str) -> set[str]:
     return stages
 
 
-@pytest.mark.parametrize("presets", [(), ("presets/smoke.yaml",), ("presets/paper.yaml",)])
+@pytest.mark.parametrize(
+    "presets",
+    [(), ("presets/smoke.yaml",), ("presets/paper.yaml",), ("presets/paper.yaml", "presets/paper_256.yaml")],
+)
 def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """All rules of the default and of the presets."""
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
@@ -57,3 +60,25 @@ def test_a_selector_that_starts_from_labels(fresh: Workflow, labels: str, monkey
     assert "--selector-model results/data/stand_ins/selector " in command
     trained = re.search(r"-m viarl\.stages\.train_selector .*", done.output)
     assert trained and "--selector-model results/cycle0/selector " in trained[0]
+
+
+def test_plan_at_every_scale(fresh: Workflow) -> None:
+    """The plan of the default, and of the paper's scale with models that are pinned to a revision; it makes no file."""
+    done = fresh.run("plan")
+    assert done.returncode == 0, done.output
+    assert "results/data/stand_ins/selector, 655,488 weights + 346,880" in done.output
+    pinned = ("--config", "selector={revision: v1}")
+    for presets, tokens in (((), "516 tokens"), (("presets/paper_256.yaml",), "772 tokens")):
+        done = fresh.run("plan", "--configfile", "presets/paper.yaml", *presets, *pinned)
+        assert done.returncode == 0, done.output
+        assert "selector: Qwen/Qwen2.5-VL-3B-Instruct@v1, 3,085,938,688 weights" in done.output
+        assert f"prompts: {tokens} of the selector" in done.output and "set-resources:\n  cache_frames:" in done.output
+
+
+def test_a_revision_reaches_every_stage_that_loads_the_model(fresh: Workflow) -> None:
+    """Untouched models by hub id and revision; trained ones are folders."""
+    config = "{model: a/b, revision: v1, prompt: paper}"
+    done = fresh.run("-n", "-p", "results/cycle1/eval.json", "--config", f"selector={config}", f"answerer={config}")
+    assert done.returncode == 0, done.output
+    named = set(re.findall(r"--(?:base-)?(?:selector|answerer)-model (\S+)", done.output))
+    assert named == {"a/b@v1", "results/cycle1/selector", "results/cycle1/answerer"}

@@ -20,9 +20,10 @@ def preset(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((REPOSITORY / "presets").glob("*.yaml"))])
 def test_default_and_presets_are_valid(name: str) -> None:
-    """Each on top of the default."""
+    """Each on top of the default; a variant of the paper's scale on top of that."""
     check_runs(DEFAULT)
-    check_runs(overlaid(DEFAULT, preset(name)))
+    below = overlaid(DEFAULT, preset("paper.yaml")) if name.startswith("paper_") else DEFAULT
+    check_runs(overlaid(below, preset(name)))
 
 
 def test_paper_preset_is_the_papers() -> None:

@@ -140,6 +140,24 @@ def test_micro_batches_give_the_same_weights(settings: Settings) -> None:
         run(tuned(settings, micro_batch_size=3), "c")
 
 
+@pytest.mark.parametrize("vision", [False, True])
+@pytest.mark.parametrize("lora", [False, True])
+def test_gradient_checkpointing_and_bfloat16(settings: Settings, vision: bool, lora: bool) -> None:
+    """Recomputing activations changes nothing; bfloat16 computes in it, and saves in it."""
+    own = replace(settings, answerer=replace(settings.answerer, lora=Lora(lora, 4, 8)))
+    plain = run(tuned(own, train_vision=vision), "a")
+    again = run(tuned(own, train_vision=vision, gradient_checkpointing=True), "b")
+    assert difference(plain, again) < 1e-4
+    exact = losses(own)
+    half = replace(own, answerer=replace(own.answerer, dtype="bfloat16"))
+    saved = run(tuned(half, train_vision=vision, gradient_checkpointing=True), "c")
+    assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+    assert losses(half) == pytest.approx(exact, rel=0.05)
+    base = load_file(settings.answerer_model / "model.safetensors")
+    kept = {name: weight.to(torch.bfloat16) for name, weight in base.items()}
+    assert (difference(kept, saved, "visual") > 0) == vision
+
+
 def test_a_vision_tower_without_steps_gives_the_frozen_loss(settings: Settings) -> None:
     frozen = losses(tuned(settings, steps=1)) if run(tuned(settings, steps=1), "a") else []
     tuned_too = tuned(settings, steps=1, train_vision=True)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_selector import ITEMS, RandomPrompts, save_start
+from small_qwen3 import qwen3
+from small_selector import ITEMS, TEXTS, RandomPrompts, save_start
 from trl import GRPOTrainer
 
 from viarl.answer.answerer import Reply
@@ -139,6 +140,76 @@ def test_the_vision_tower_trains_when_asked(start, tmp_path):
     assert any("visual" in name and not torch.equal(before[name], weight) for name, weight in weights(trainer).items())
     with pytest.raises(ValueError, match="pixels"):
         make(start, tmp_path, replace(TASK, training=training)).train()
+
+
+@pytest.mark.parametrize("variant", ["frozen tower", "trained tower", "adapters"])
+def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
+    """Also the tower's gradients, and those of adapters, through the shared prefix; up to rounding."""
+    vision = variant == "trained tower"
+    results = []
+    for checkpointing in (False, True):
+        training = replace(TRAINING, steps=2, warmup_steps=0, train_vision=vision, gradient_checkpointing=checkpointing)
+        task = replace(TASK, training=training, lora=Lora(variant == "adapters", 4, 8))
+        trainer = make(start, tmp_path / str(checkpointing), task, pixels=vision)
+        layers = [module for name, module in trainer.model.named_modules() if name.endswith(("layers.0", "blocks.0"))]
+        trainer.train()
+        assert [layer.gradient_checkpointing for layer in layers] == [checkpointing] * 2
+        results.append((steps(trainer), weights(trainer)))
+    (plain, expected), (checkpointed, got) = results
+    for name in ("loss", "grad_norm", "kl", "entropy", "reward/total"):
+        other = [entry[name] for entry in checkpointed]
+        assert [entry[name] for entry in plain] == pytest.approx(other, rel=2e-3, abs=1e-4), name
+    moved = {
+        name for name, weight in weights(make(start, tmp_path, task)).items() if not torch.equal(weight, got[name])
+    }
+    assert any("visual" in name for name in moved) == vision
+    assert plain[0]["grad_norm"] > 0 and expected.keys() == got.keys()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
+    """Full training computes in it and keeps its weights in float32; adapters have weights in it."""
+    task = replace(TASK, dtype="bfloat16", lora=Lora(lora, 4, 8), training=replace(TRAINING, learning_rate=1e-5))
+    model = load_model(start, task.lora.weights_dtype("bfloat16"), device="cpu")
+    processor = load_processor(start)
+    source = RandomPrompts(model, processor)
+    trainer = SelectorTrainer(model, processor, ITEMS, source, Oracle(), task, tmp_path / "work")
+    before = weights(trainer)
+    trainer.train()
+    changed = [name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)]
+    assert changed and all(("lora_" in name) == lora for name in changed)
+    assert {weight.dtype for name, weight in before.items() if "lora_" not in name} == {
+        torch.bfloat16 if lora else torch.float32
+    }
+    assert len(steps(trainer)) == 3 and all(entry["grad_norm"] > 0 for entry in steps(trainer))
+    save_model(trainer.model, processor, tmp_path / "saved", "bfloat16")
+    assert load_model(tmp_path / "saved", "bfloat16", device="cpu").dtype == torch.bfloat16
+
+
+def test_adapters_of_the_vision_tower_train_too(start, tmp_path):
+    training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=True)
+    trainer = make(start, tmp_path, replace(TASK, training=training, lora=Lora(True, 4, 8)), pixels=True)
+    before = weights(trainer)
+    trainer.train()
+    changed = {name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)}
+    assert all("lora_" in name for name in changed) and any("visual" in name for name in changed)
+    assert any("language_model" in name for name in changed)
+
+
+def test_qwen3_vl_trains(tmp_path):
+    """The other family: timed prompts, DeepStack features, adapters and the tower."""
+    for part in qwen3(TEXTS):
+        part.save_pretrained(tmp_path / "start")
+    for vision, lora in ((False, False), (True, False), (True, True)):
+        training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=vision, gradient_checkpointing=True)
+        # untrained, its completions differ in nothing but whether they end
+        task = replace(TASK, training=training, max_new_tokens=80, length_range=(1, 79), lora=Lora(lora, 4, 8))
+        trainer = make(tmp_path / "start", tmp_path / f"{vision}{lora}", task, pixels=vision)
+        before = weights(trainer)
+        trainer.train()
+        changed = {name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)}
+        assert any("language_model" in name for name in changed)
+        assert any("visual" in name for name in changed) == vision
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce++-baseline", "group-normalised"])

@@ -10,6 +10,7 @@ from functools import partial
 
 from viarl.datasets.local import local_videos
 from viarl.hub.sets import SETS
+from viarl.model_files import pinned
 from viarl.runs import Graph, compared_runs, split_run
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
@@ -178,8 +179,8 @@ def summaries(w):
 
 
 def model(role, name=None):
-    """A params function: folder or hub id of a role's model, from the input of its name, else from the configuration."""
-    return lambda w, input: folder(input.get(name or role)) or GRAPH.config(w.run)[role]["model"]
+    """A params function: folder or hub id[@revision] of a role's model, from the input of its name, else as configured."""
+    return lambda w, input: folder(input.get(name or role)) or pinned(GRAPH.config(w.run)[role])
 
 
 def features(w, input):
@@ -218,3 +219,19 @@ def compared(config, w):
         known = {"seed": GRAPH.config(run)["seed"], "cycle": last_cycle(run)}
         runs.append(known | {"ablation": ablation, "hypothesis": hypothesis})
     return {"runs": runs}
+
+
+def planned(w):
+    """What the plan is told: the configuration, where the models lie, and the sizes of data sets or where they lie."""
+    placed = workflow.pathvars.apply
+    models, sets = {}, {}
+    for role in ("selector", "answerer"):
+        made = maker(config, "base_model", {"role": role})
+        models[role] = placed(f"<data>/stand_ins/{role}") if made else pinned(config[role])
+    for name in [training_set(config), *config["benchmarks"]]:
+        videos = config["needle"]["videos"].get(SPLITS.get(name))
+        sets[name] = (
+            [videos, videos * config["needle"]["questions_per_video"]] if videos else placed(f"<data>/sets/{name}")
+        )
+    known = without(config, ["ablations", "compare", "pathvars", "tracking"])
+    return json.dumps({"configuration": known, "models": models, "sets": sets, "training_set": training_set(config)})

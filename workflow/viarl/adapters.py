@@ -5,7 +5,7 @@ from peft import LoraConfig
 from viarl.rl.config import Lora
 
 _LANGUAGE = r".*language_model\..*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-_VISION = r".*visual\.blocks\..*\.(?:qkv|proj|gate_proj|up_proj|down_proj)"
+_VISION = r".*visual\.blocks\..*\.(?:qkv|proj|gate_proj|up_proj|down_proj|linear_fc\d)"
 
 
 def lora_config(lora: Lora, train_vision: bool = False) -> LoraConfig:

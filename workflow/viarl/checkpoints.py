@@ -29,8 +29,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
 from viarl.flatten import flatten
 from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
+from viarl.model_files import SIZES
 from viarl.progress import leave_broken_pipes, say
-from viarl.vlm import SIZES
 
 IDENTITY = "identity.json"
 MARKER = "complete.json"

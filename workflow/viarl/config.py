@@ -7,7 +7,6 @@ value and the remedy; all that is wrong is reported at once.
 --configfile before anything of ours, and does not say so much of those that it cannot read.
 """
 
-import difflib
 import json
 import math
 import os
@@ -22,11 +21,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
-from viarl.faults import listed, shown
+from viarl.config_models import STAND_IN, model_problems
+from viarl.faults import listed, nearest, shown
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
-STAND_IN = "stand-in"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TYPES = {
     "object": "a mapping of keys",
     "array": "a list",
@@ -159,13 +157,6 @@ def _read(text: str) -> Any:
         return text  # the schema says what should stand there
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return "did you mean …?" with the nearest of the known words, or the list of them where none is near."""
-    known = sorted(str(entry) for entry in known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-
-
 def _explain(error: ValidationError) -> Iterator[str]:
     """Turn one finding of the schema into lines for people."""
     where = ".".join(str(part) for part in error.absolute_path) or "the configuration"
@@ -218,7 +209,7 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Iterator[str]:
+def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: str) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
     if training["group_size"] < 2:
         yield (
@@ -239,14 +230,14 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Itera
             f"selector.length_range = [{low}, {high}]: no completion is that long, for selector.max_new_tokens = "
             f"{selector['max_new_tokens']}; lower the range or raise max_new_tokens"
         )
-    yield from _model("selector", selector)
+    yield from model_problems("selector", selector, device)
     if not any(reward.values()):
         yield f"reward = {dict(reward)}: all weights are 0, so nothing can be learned; raise one"
 
 
-def _answerer(answerer: Mapping[str, Any]) -> Iterator[str]:
+def _answerer(answerer: Mapping[str, Any], device: str) -> Iterator[str]:
     yield from _warmup("answerer.tuning", answerer["tuning"])
-    yield from _model("answerer", answerer)
+    yield from model_problems("answerer", answerer, device)
 
 
 def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
@@ -254,42 +245,6 @@ def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{section}.warmup_steps = {training['warmup_steps']}: more than {section}.steps = {training['steps']}; "
             "lower it"
-        )
-
-
-def _model(role: str, section: Mapping[str, Any]) -> Iterator[str]:
-    model = section["model"]
-    folder = Path(model)
-    if model == STAND_IN:
-        if section["prompt"] != "short":
-            yield (
-                f"{role}.prompt = {section['prompt']!r}: the stand-in knows the prompt 'short' alone; set it, or "
-                f"another {role}.model"
-            )
-    elif model.startswith("~"):
-        yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
-    elif model.startswith(("/", ".")) or os.path.exists(model):
-        if not (folder / "config.json").is_file():
-            yield (
-                f"{role}.model = {shown(model)}: the folder holds no checkpoint (config.json is missing); name the "
-                f"folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
-            )
-        elif not any(folder.glob("*.safetensors")):
-            pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-            yield (
-                f"{role}.model = {shown(model)}: "
-                + (
-                    f"its weights are pickled ({', '.join(pickled)}), which"
-                    if pickled
-                    else "no *.safetensors, and others"
-                )
-                + " are never loaded; load the model with transformers where you trust it, and save it with "
-                "save_pretrained, which writes safetensors"
-            )
-    elif not _HUB_ID.fullmatch(model):
-        yield (
-            f"{role}.model = {shown(model)}: no such folder, and no hub id, which looks like "
-            f"Qwen/Qwen2.5-VL-3B-Instruct; {nearest(model, [STAND_IN])}"
         )
 
 
@@ -370,8 +325,8 @@ def _hub(benchmarks: list[str], hub: Mapping[str, Any]) -> Iterator[str]:
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
-    _selector: ("selector", "reward"),
-    _answerer: ("answerer",),
+    _selector: ("selector", "reward", "device"),
+    _answerer: ("answerer", "device"),
     _clip: ("clip",),
     _evaluation: ("evaluation",),
     _paths: ("pathvars",),

@@ -1,6 +1,7 @@
 """How what is wrong with an input is told: a short line for each finding, all of a file at once, a bounded number."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 LISTED = 50  # findings that are printed; the rest is counted
@@ -21,3 +22,10 @@ def listed(faults: Sequence[str], limit: int = LISTED) -> str:
     """Return the findings a line each: the first `limit`, and how many more there are."""
     more = [f"… and {len(faults) - limit} more"] if len(faults) > limit else []
     return "\n".join([*faults[:limit], *more])
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean …?" with the nearest of the known words, or the list of them where none is near."""
+    known = sorted(str(entry) for entry in known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"

@@ -19,6 +19,7 @@ from typing import Any
 
 from viarl.config import check, nearest
 from viarl.files import sha256_json
+from viarl.model_files import pinned
 
 RUN = r"(?:ablations/\w+/)?(?:seed\d+/)?"  # matches the empty name too
 
@@ -162,6 +163,6 @@ class Graph:
                 needed = self.needs[stage](config, wildcards) if stage in self.needs else ()
                 known += [self.identity(run, *reference) for reference in needed]
             else:
-                known.append(config[wildcards["role"]]["model"])
+                known.append(pinned(config[wildcards["role"]]))
             self._identities[key] = sha256_json(known)
         return self._identities[key]

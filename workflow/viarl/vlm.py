@@ -1,30 +1,27 @@
-"""Qwen2.5-VL as this project uses it: encode a prompt once, keep its vision features, generate from a shared prefill.
+"""Qwen2.5-VL, or Qwen3-VL, as this project uses it: encode a prompt once, keep its vision features, generate from a
+shared prefill.
 
 One path serves rollout, training, evaluation and pretraining. Positions (M-RoPE) are always computed here, on the
 prompt alone, and a completion goes on from the largest position of its prompt, exactly as `generate` does; leaving
 them to the model's forward would place completions differently in training and in generation.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import AutoProcessor, DynamicCache, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from viarl.files import read_json
+from viarl.families import attention_for, is_timed, joined_features, model_class, timed_video, tower_output
+from viarl.model_files import damage_named, find
 from viarl.progress import say
 
 FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; fixes the temporal spacing of positions
 PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
-SIZES = "files.json"  # in a checkpoint folder that a stage wrote: the size of every other file in it
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -74,74 +71,40 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def checkpoint(model: str | Path) -> str:
-    """Return the folder of a checkpoint, or the hub id that `model` is.
-
-    Errors: FileNotFoundError for what is neither, ValueError for a folder of which a file is not as it was written
-    (some are plain text, and would be read without a word).
-    """
-    folder = Path(model)
-    if (folder / "config.json").exists():
-        sizes = read_json(folder / SIZES) if (folder / SIZES).exists() else {}
-        for name, size in sizes.items():
-            path = folder / name
-            found = path.stat().st_size if path.exists() else 0
-            if found != size:
-                raise ValueError(
-                    f"the checkpoint folder {folder} is damaged ({name} has {found} bytes, not {size}); delete "
-                    f"{folder / 'model.safetensors'} so that its rule makes the folder again"
-                )
-        return str(folder)
-    if folder.is_absolute() or folder.exists() or not _HUB_ID.fullmatch(str(model)):
-        raise FileNotFoundError(
-            f"{model} holds no checkpoint (no config.json) and is no hub id (owner/name); "
-            "name another model, or delete the folder so that its rule makes it again"
-        )
-    return str(model)
-
-
-@contextmanager
-def damage_named(model: str | Path) -> Iterator[None]:
-    """Raise what libraries say about a damaged file of a checkpoint folder as a ValueError with folder and remedy."""
-    try:
-        yield
-    except (SafetensorError, OSError, ValueError) as error:
-        weights = Path(model) / "model.safetensors"
-        if not Path(model).is_dir():
-            raise
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(
-            f"the checkpoint folder {model} is damaged ({reason}); delete {weights} so that its rule makes the folder "
-            "again, or name another model"
-        ) from error
-
-
 def load_model(
     model: str | Path, dtype: str = "float32", attention: str = "sdpa", device: str = "auto"
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """Load a Qwen2.5-VL checkpoint (folder or hub id) in evaluation mode.
+    """Load a checkpoint (folder, or hub id with or without @revision) in evaluation mode.
 
-    Errors: FileNotFoundError for a folder without weights, ValueError for a damaged one or an unknown dtype.
+    Errors: FileNotFoundError for a folder without weights, ValueError for a damaged one, an unknown dtype, a family
+    that does not fit (viarl.families), or an attention that cannot be.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
-    say(f"loading {model}")
-    source = checkpoint(model)
-    with damage_named(source):
-        loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            source,
+    place = resolve_device(device)
+    attention = attention_for(attention, dtype, place)
+    source = find(model)
+    say(f"loading {model} ({dtype}, {attention})")
+    with damage_named(source.name):
+        kind = model_class(source)
+    with damage_named(source.name):
+        loaded = kind.from_pretrained(
+            source.name,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             use_safetensors=True,  # no pickle is loaded, from a hub neither
+            **source.arguments(),
         )
-    return loaded.to(resolve_device(device)).eval()
+    if commit := source.commit():
+        say(f"{source.name} is at commit {commit}")
+    return loaded.to(place).eval()
 
 
 def load_processor(model: str | Path) -> Any:
     """Load the processor (tokenizer, chat template, video processor) of a checkpoint."""
-    source = checkpoint(model)
-    with damage_named(source):
-        return AutoProcessor.from_pretrained(source)
+    source = find(model)
+    with damage_named(source.name):
+        return AutoProcessor.from_pretrained(source.name, **source.arguments())
 
 
 def suppressed_tokens(processor: Any) -> list[int]:
@@ -166,6 +129,7 @@ class Encoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._rope = model.model.get_rope_index
+        self._timed = is_timed(model)
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
         self._texts: dict[str, torch.Tensor] = {}
 
@@ -175,7 +139,9 @@ class Encoder:
         Sizes are rounded to the patch grid but never enlarged to the processor's default minimum, which would blow
         112-pixel frames up to more than 300.
         """
-        video = np.ascontiguousarray(np.stack(list(frames)).transpose(0, 3, 1, 2))
+        frames = list(frames)
+        frames += frames[-1:] * (self.processor.video_processor.temporal_patch_size - len(frames))
+        video = np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
         size = {"shortest_edge": self._factor**2, "longest_edge": 2**31}
         output = self.processor.video_processor(
             [torch.from_numpy(video)],
@@ -198,7 +164,10 @@ class Encoder:
         token = self.processor.video_token
         if text.count(token) != (grid is not None):
             raise ValueError(f"the chat has {text.count(token)} video parts for {int(grid is not None)} videos")
-        if grid is not None:
+        if grid is not None and self._timed:
+            marked = f"{self.processor.vision_start_token}{token}{self.processor.vision_end_token}"
+            text = text.replace(marked, timed_video(self.processor, grid, 1 / FRAMES_PER_SECOND))
+        elif grid is not None:
             merge = self.processor.video_processor.merge_size
             text = text.replace(token, token * int(grid.prod().item() // merge**2))
         input_ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -217,12 +186,12 @@ class Encoder:
 def video_features(
     model: Qwen2_5_VLForConditionalGeneration, videos: Sequence[tuple[torch.Tensor, torch.Tensor]]
 ) -> list[torch.Tensor]:
-    """Run the vision tower on [(pixels, grid)]; return each video's (video_tokens, D) features on the CPU."""
+    """Run the vision tower on [(pixels, grid)]; return each video's features on the CPU (viarl.families)."""
     device = model.device
     pixels = torch.cat([pixels for pixels, _ in videos]).to(device)
     grids = torch.stack([grid for _, grid in videos]).to(device)
     output = model.model.get_video_features(pixels, grids, return_dict=True)
-    return [features.cpu() for features in output.pooler_output]
+    return [features.cpu() for features in joined_features(output)]
 
 
 def with_features(model: Qwen2_5_VLForConditionalGeneration, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -251,7 +220,7 @@ def video_outputs(prompts: Sequence[Prompt], device: torch.device) -> dict[str, 
         if prompt.grid is not None and prompt.features is None:
             raise ValueError("a prompt with a video has no vision features; call with_features first")
     features = [prompt.features.to(device) for prompt in prompts if prompt.features is not None]
-    return {"video": BaseModelOutputWithPooling(pooler_output=features)} if features else None
+    return {"video": tower_output(features)} if features else None
 
 
 def forward_arguments(prompts: Sequence[Prompt], device: torch.device, pad: int) -> dict[str, Any]:

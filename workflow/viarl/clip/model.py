@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from viarl.vlm import damage_named, resolve_device
+from viarl.model_files import damage_named
+from viarl.vlm import resolve_device
 
 CONFIG_FILE = "open_clip_config.json"
 

@@ -123,8 +123,11 @@ def _join(states: torch.Tensor, layout: Layout, rows: int) -> torch.Tensor:
 
 
 def enable(model: Any) -> None:
-    """Let a Qwen2.5-VL's language model use this attention where it uses sdpa; its saved configuration is unchanged."""
-    if model.config.get_text_config()._attn_implementation == "sdpa":
+    """Let a language model use this attention in place of sdpa and of flash-attention 2, which takes no such layout.
+
+    The vision tower keeps its own; the saved configuration is unchanged.
+    """
+    if model.config.get_text_config()._attn_implementation in ("sdpa", "flash_attention_2"):
         model.set_attn_implementation({"text_config": NAME})
 
 

@@ -127,7 +127,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=processor,
             callbacks=[*callbacks, _WholeRollouts(training.updates_per_rollout)],
-            peft_config=lora_config(task.lora) if task.lora.enabled else None,
+            peft_config=lora_config(task.lora, training.train_vision) if task.lora.enabled else None,
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)

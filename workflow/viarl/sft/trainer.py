@@ -13,11 +13,11 @@ from typing import Any, Self
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl import SFTConfig, SFTTrainer
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
+from viarl.families import tower_output
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
 
@@ -174,8 +174,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
     ) -> Any:
         """Hand the frozen tower's features to the forward, then let TRL compute the loss."""
         if "video_features" in inputs:
-            video = BaseModelOutputWithPooling(pooler_output=inputs.pop("video_features"))
-            inputs["mm_encoder_outputs"] = {"video": video}
+            inputs["mm_encoder_outputs"] = {"video": tower_output(inputs.pop("video_features"))}
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):

@@ -1,0 +1,91 @@
+"""One process, one training: prints the bytes that its fullest moment took, as JSON. Run by test_plan.py.
+
+python measured_training.py FOLDER train_selector|tune_answerer CHECKPOINTING
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from viarl.answer.answerer import Reply
+from viarl.bench.rl_step import _status_kb
+from viarl.items import Item
+from viarl.prompts import selector_messages
+from viarl.rl.config import Lora, SelectorTask, Training
+from viarl.rl.trainer import SelectorTrainer
+from viarl.sft.dataset import AnswererPrompts, Collator, Example
+from viarl.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.vlm import Encoder, with_features
+
+SIZE = Size(hidden=512, layers=4, heads=8, key_value_heads=2, mlp=1536, vision_hidden=128, vision_layers=2)
+FRAMES, PIXELS, GROUP_SIZE, NEW_TOKENS, BATCH = 32, 56, 8, 48, 4
+TEXTS = ["Name 4 of 48 frames. <think>find</think><index>[1, 2, 3, 4]</index>", 'The question is "Which card?"'] * 3
+OPTIONS = ("star", "moon")
+
+
+class Frames:
+    """Random frames, and prompts on them."""
+
+    def __init__(self, model: Any = None, processor: Any = None) -> None:
+        self.model, self.encoder = model, model and Encoder(model, processor)
+
+    def count(self, item: Item) -> int:
+        return FRAMES
+
+    def answerer_frames(self, video: str, indices: Any) -> list[np.ndarray]:
+        return [np.full((PIXELS, PIXELS, 3), 5 * index % 255, np.uint8) for index in indices]
+
+    def prompts(self, items: list[Item]) -> list[Any]:
+        pixels, grid = self.encoder.pixels(self.answerer_frames("", range(FRAMES)))
+        chat = selector_messages("short", "Which card?", FRAMES, 4)
+        return with_features(self.model, [self.encoder.prompt(chat, pixels, grid) for _ in items])
+
+
+class Alternating:
+    """Right for every other request."""
+
+    def answer(self, requests: Any) -> list[Reply]:
+        return [Reply("", "AB"[number % 2]) for number in range(len(requests))]
+
+
+def parts(size: Size) -> tuple[Any, Any]:
+    """Return a model that never ends a reply, and its processor."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(TEXTS, 50)
+    tokenizer.eos_token = "<|image_pad|>"
+    return build_model(tokenizer, size), build_processor(tokenizer)
+
+
+def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
+    model, processor = parts(size)
+    training = Training("reinforce++", 2, 1, GROUP_SIZE, 1e-5, gradient_checkpointing=checkpointing)
+    task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS))
+    item = Item("q", "v", "Which card?", OPTIONS, "A")
+    trainer = SelectorTrainer(model, processor, [item] * 2, Frames(model, processor), Alternating(), task, folder)
+    trainer.args.save_strategy = "no"
+    trainer.train()
+
+
+def tune_answerer(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
+    model, processor = parts(size)
+    tuning = replace(Tuning(2, BATCH, 1e-5, train_vision=True), gradient_checkpointing=checkpointing)
+    examples = [Example(Item("q", "v", "Which card?", OPTIONS, "A"), tuple(range(FRAMES)), "star " * 20 + "A")] * BATCH
+    collator = Collator(processor.tokenizer, examples, AnswererPrompts(Encoder(model, processor), Frames(), "short"))
+    args = arguments(tuning, folder, seed=0, dtype="float32", device=torch.device("cpu"))
+    args.save_strategy = "no"
+    SupervisedTrainer(model, processor, collator, tuning, Lora(), args).train()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train = {"train_selector": train_selector, "tune_answerer": tune_answerer}[sys.argv[2]]
+    train(Path(sys.argv[1]), False, Size(hidden=32, layers=1, mlp=32, vision_hidden=32))  # libraries that load late
+    before = _status_kb("VmRSS")
+    train(Path(sys.argv[1]), sys.argv[3] == "True")
+    print(json.dumps((_status_kb("VmHWM") - before) * 1024))

@@ -1,0 +1,132 @@
+"""Print what each stage will need: GPU memory, time, disk, the formulas behind them, and what to ask a cluster for."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from viarl.plan.shapes import PUBLISHED, Shape, shape_of
+from viarl.plan.stages import GB, Estimate, Plan
+from viarl.stages.command import run
+
+FORMULAS = """\
+Memory of a training: weights + gradients + AdamW's moments (4 + 4 + 8 bytes a trained weight; LoRA: adapters), the
+  copies in bfloat16 (2) and the reference, over the processes that share them (FSDP, ZeRO-3); the answerer; and the
+  fullest of activations and logits | rollout | answers | vision pass.
+Activations: layers x (tokens x (20 hidden + 2 (3 queries + 2 keys + 4 mlp)) bytes + what the shared prefix keeps);
+  tokens = prompt + G x max_new_tokens; with gradient checkpointing layers x tokens x 4 hidden, and one layer's.
+  Logits: 4 bytes a completion token and vocabulary entry. Keys and values: 2 x layers x keys x rows x tokens x 2 bytes.
+Time: 2 x weights x tokens a forward pass (3 with the backward pass, 4 with checkpointing) + 4 x layers x hidden x pairs
+  that attend, over tflops x utilisation; a token of decoding reads weights and cache, over bandwidth x utilisation.
+Disk: a cached video = N x (3 bytes a selector pixel + about 0.18 an answerer pixel); vision features = tokens x hidden;
+  checkpoints = (kept + 1) x (weights + moments), gone when the training ends; trained models = cycles x weights.
+Completions are counted at their longest. In full: viarl/plan/formulas.py."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration, the models' folders or hub ids by role, and the data sets.
+
+    `sets`: of each data set the folder of its items.jsonl and videos.jsonl, or [videos, questions] where known.
+    """
+
+    configuration: dict[str, Any]
+    models: dict[str, str]
+    sets: dict[str, Any]
+    training_set: str
+
+
+def sizes(sets: dict[str, Any]) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Return (videos, questions) of each set, and the names of those of which they are not known yet."""
+    known: dict[str, tuple[int, int]] = {}
+    unknown = []
+    for name, given in sets.items():
+        if not isinstance(given, str):
+            known[name] = (given[0], given[1])
+            continue
+        files = [Path(given) / file for file in ("videos.jsonl", "items.jsonl")]
+        if all(file.is_file() for file in files):
+            videos, questions = (sum(1 for line in file.open("rb") if line.strip()) for file in files)
+            known[name] = (videos, questions)
+        else:
+            known[name] = (1000, 1000)
+            unknown.append(name)
+    return known, unknown
+
+
+def shapes(models: dict[str, str]) -> dict[str, Shape]:
+    """Return the shape of each role's model; ValueError says what to do where it is unknown."""
+    found = {}
+    for role, model in models.items():
+        shape = shape_of(model, role)
+        if shape is None:
+            raise ValueError(
+                f"plan: the sizes of {role}.model = {model!r} are not known; known are folders with the config.json of "
+                f"a Qwen2.5-VL, and Qwen/Qwen2.5-VL-{{{', '.join(PUBLISHED)}}}-Instruct: name one of them for the plan"
+            )
+        found[role] = shape
+    return found
+
+
+def table(estimates: list[Estimate]) -> Iterator[str]:
+    """Yield the lines of the table, and under each stage the parts of its memory."""
+    yield "| stage | jobs | GPUs | memory of one, GB | time of a job | disk, GB |"
+    yield "|---|---|---|---|---|---|"
+    for one in estimates:
+        gpus = str(one.processes) if one.gpu else "-"
+        memory = f"{one.gpu_bytes / GB:.2g}" if one.gpu_bytes < 10 * GB else f"{one.gpu_bytes / GB:.0f}"
+        disk = f"{one.disk / GB:.1f}" if one.disk else "-"
+        yield f"| {one.stage} | {one.jobs} | {gpus} | {memory if one.gpu else '-'} | {duration(one.seconds)} | {disk} |"
+    yield ""
+    for one in estimates:
+        if one.gpu:
+            parts = sorted(one.gpu.items(), key=lambda part: -part[1])
+            yield f"{one.stage}: " + " + ".join(f"{name} {size / GB:.3g}" for name, size in parts) + " GB"
+
+
+def resources(estimates: list[Estimate]) -> Iterator[str]:
+    """Yield lines for `set-resources` in slurm/config.yaml: half as much again, and at least 10 minutes."""
+    for one in estimates:
+        minutes = max(10, math.ceil(1.5 * one.seconds / 60))
+        yield f"  {one.stage}:"
+        yield f"    mem_mb: {math.ceil(1.5 * one.host / 1e9) * 1000}"
+        yield f"    runtime: {minutes}"
+        if one.gpu:
+            yield f"    gres: gpu:{one.processes}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main(settings: Settings) -> None:
+    """Print the plan."""
+    known, unknown = sizes(settings.sets)
+    of = shapes(settings.models)
+    plan = Plan(settings.configuration, of["selector"], of["answerer"], known, settings.training_set)
+    estimates, card = plan.estimates(), plan.gpu
+    for role, shape in of.items():
+        print(f"{role}: {settings.models[role]}, {shape.text:,} weights + {shape.vision:,} of its vision tower")
+    print(f"prompts: {plan.prompt} tokens of the selector, {plan.question} of the answerer")
+    print(
+        f"GPU: {card.memory_gb} GB, {card.tflops} TFLOP/s, {card.bandwidth_gb_s} GB/s, {card.utilisation:.0%} of both"
+    )
+    if unknown:
+        print(f"not imported yet, so counted as 1,000 videos with a question each: {', '.join(unknown)}")
+    print("\n" + "\n".join(table(estimates)) + "\n")
+    for one in estimates:
+        if one.gpu_bytes > card.memory_gb * GB:
+            print(
+                f"{one.stage} does not fit {card.memory_gb} GB: more processes that share the weights, gradient "
+                "checkpointing, smaller micro-batches, or adapters (lora)"
+            )
+    print(f"{FORMULAS}\n\nIn slurm/config.yaml (a half more than estimated):\nset-resources:")
+    print("\n".join(resources(estimates)), flush=True)
+
+
+if __name__ == "__main__":
+    run(Settings, main)
