@@ -57,6 +57,7 @@ localrules:
     all,
     summarise_evaluation,
     judge_gain,
+    last_answers,
     compare_runs,
     make_report,
     sync_mlflow,

@@ -13,6 +13,7 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
+from viarl.config import STAND_IN
 from viarl.fingerprint import fingerprint
 from viarl.runs import run_name
 from viarl.tracking import git_tags
@@ -104,8 +105,11 @@ def selector(config, w):
 
 
 def answerer(config, w):
-    """How the answerer is asked."""
-    return {"answerer": only(config["answerer"], ASK)}
+    """How the answerer is asked; on a server, precision is that one's matter."""
+    own = config["answerer"]
+    served = own["backend"] == "endpoint"
+    where = {"endpoint": only(own["endpoint"], ["model"])} if served else only(own, ["dtype", "attention"])
+    return {"answerer": only(own, ["prompt", "max_new_tokens", "frames_as", "backend"]) | where}
 
 
 def lora(section):
@@ -130,7 +134,7 @@ def start(config, w):
 def tuning(config, w):
     """How the answerer is tuned."""
     known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
-    return {"answerer": only(config["answerer"], ASK) | known}
+    return {"answerer": only(config["answerer"], [*ASK, "frames_as"]) | known}
 
 
 def stand_in(config, w):
@@ -155,6 +159,12 @@ def growing(amount):
     return lambda w, attempt: amount * attempt
 
 
+def kept_replies(answerer):
+    """The folder that keeps replies; none for a stand-in in the stage's process, which takes no longer than reading them."""
+    quick = answerer["model"] == STAND_IN and answerer["backend"] == "transformers"
+    return None if quick else workflow.pathvars.apply("<data>/replies")
+
+
 def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {
@@ -164,7 +174,11 @@ def runtime(config):
         "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
         "training": only(config["selector"]["training"], NO_RESULT),
         "answerer": only(config["answerer"], ["batch_size"])
-        | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
+        | {
+            "tuning": only(config["answerer"]["tuning"], NO_RESULT),
+            "endpoint": without(config["answerer"]["endpoint"], ["model"]),
+        },
+        "replies": kept_replies(config["answerer"]),
         "evaluation": only(config["evaluation"], ["batch_size"]),
     }
 

@@ -54,13 +54,13 @@ def of(kind, **fixed):
     """The files of a kind with a job's own wildcards, or with values given here (may be functions of config and w).
 
     All shards of a set where the job has no shard; in cycle 0 the base model of a role, but for a selector that is
-    initialised (selector.start).
+    initialised (selector.start); in every cycle that of the answerer where it is not tuned.
     """
 
     def references(config, w):
         known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
         untouched = kind == "answerer" or (kind == "selector" and not initialised(config))
-        if untouched and known["c"] == "0":
+        if (untouched and known["c"] == "0") or (kind == "answerer" and not tuned(config)):
             return [("base_model", {"role": kind})]
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
@@ -78,6 +78,11 @@ def shards(config, w):
 def initialised(config):
     """Whether cycle 0 has a selector that was tuned on labels, in place of the untouched base model."""
     return config["selector"]["start"]["labels"] != "none"
+
+
+def tuned(config):
+    """Whether the answerer is tuned in each cycle."""
+    return config["answerer"]["tuning"]["steps"] > 0
 
 
 def previous(kind):
@@ -116,6 +121,13 @@ def with_labels(w):
     """An input function that takes no file, and ends the plan where a selector without labels is asked for."""
     if not initialised(GRAPH.config(w.run)):
         sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
+    return []
+
+
+def with_tuning(w):
+    """An input function that takes no file, and ends the plan where a tuned answerer is asked for and none is made."""
+    if not tuned(GRAPH.config(w.run)):
+        sys.exit("answerer.tuning.steps is 0: every cycle has the untouched answerer, so there is nothing to make here")
     return []
 
 

@@ -59,11 +59,16 @@ def selector_messages(template: str, question: str, count: int, selected: int) -
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, {"role": "user", "content": user}]
 
 
-def answerer_messages(template: str, question: str, options: Sequence[str], frames: bool) -> list[dict[str, object]]:
-    """Return the answerer's chat; `frames` is False for the blind question (no video part)."""
+def answerer_messages(
+    template: str, question: str, options: Sequence[str], frames: bool, images: int = 0
+) -> list[dict[str, object]]:
+    """Return the answerer's chat; `frames` is False for the blind question (no video part).
+
+    `images` shows that many frames as an image each, in place of one video.
+    """
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
     text = "\n".join([question, *(["Options:"] if template == "paper" else []), *lines, ANSWERER_INSTRUCTION[template]])
-    video: list[dict[str, str]] = [{"type": "video"}] if frames else []
+    video: list[dict[str, str]] = [{"type": "image"}] * images or ([{"type": "video"}] if frames else [])
     return [{"role": "user", "content": [*video, {"type": "text", "text": text}]}]
 
 
