@@ -17,7 +17,7 @@ rule tune_answerer:
             selected=of("selected", set=training_set),
             answerer=previous("answerer"),
         ),
-        tuned=with_tuning,
+        tuned=made_if(tuned, "answerer.tuning.steps is 0: every cycle has the untouched answerer, nothing to make"),
     output:
         model="<results>/{run}cycle{c}/answerer/model.safetensors",
     log:

@@ -117,18 +117,9 @@ def label_sources(config, w):
     return of("similarities", set=training_set)(config, w) if by_clip else []
 
 
-def with_labels(w):
-    """An input function that takes no file, and ends the plan where a selector without labels is asked for."""
-    if not initialised(GRAPH.config(w.run)):
-        sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
-    return []
-
-
-def with_tuning(w):
-    """An input function that takes no file, and ends the plan where a tuned answerer is asked for and none is made."""
-    if not tuned(GRAPH.config(w.run)):
-        sys.exit("answerer.tuning.steps is 0: every cycle has the untouched answerer, so there is nothing to make here")
-    return []
+def made_if(made, otherwise):
+    """An input function that takes no file, and ends the plan, saying why, where there is nothing to make."""
+    return lambda w: [] if made(GRAPH.config(w.run)) else sys.exit(otherwise)
 
 
 def training_set(config, w=None):
@@ -179,6 +170,11 @@ def features(w, input):
     """A params function: the folder that keeps vision features of a set, beside the folder of its frames."""
     frames, name = os.path.split(folder(input.frames))
     return os.path.join(os.path.dirname(frames), "features", name)
+
+
+def own(key):
+    """A function of a job's wildcards: a path of the section `local`; ends the plan where it is not given."""
+    return lambda w: config["local"][key] or sys.exit(f"config: local.{key} = None: {w.set} needs it; give the path")
 
 
 def own_videos(w):
