@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dag.conftest import Workflow
+from tests.dag.conftest import Workflow, copy_workflow
 
 pytestmark = pytest.mark.dag
 
@@ -122,6 +122,18 @@ def test_answers_to_the_users_own_questions(fresh: Workflow, tmp_path: Path) -> 
     assert "results/cycle1/answers/local.csv" in plan.outputs and "evaluate" not in plan.counts
     done = fresh.run("-n", "results/answers.csv")
     assert done.returncode == 1 and "config: local.questions = None: local needs it; give the path" in done.output
+
+
+def test_a_stage_that_fails_fails_its_job(tmp_path: Path) -> None:
+    """By its exit status, though `tee` comes after it: its own words are what is said, not that a file is missing."""
+    workflow = copy_workflow(tmp_path)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "questions.csv").write_text("video,question\nabsent.mp4,Why?\n")
+    local = f"local={{folder: {tmp_path / 'videos'}, questions: {tmp_path / 'questions.csv'}}}"
+    done = workflow.run("results/data/sets/local/items.jsonl", "--no-hooks", "--config", local)
+    assert done.returncode == 1
+    assert "absent.mp4" in (tmp_path / "results/logs/import_local/local.log").read_text()
+    assert "non-zero exit code" in done.output and "MissingOutput" not in done.output
 
 
 def test_an_answerer_that_is_not_tuned(fresh: Workflow) -> None:

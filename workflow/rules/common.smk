@@ -35,8 +35,8 @@ def keep_locks_of_others():
 keep_locks_of_others()
 
 # SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
-# its state, and the log holds what it said.
-shell.prefix("trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
+# its state, and the log holds what it said. A prefix takes the place of Snakemake's own, which its beginning repeats.
+shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
 
 
 def settings(stage, *parts, module="viarl.stages.{stage}"):
