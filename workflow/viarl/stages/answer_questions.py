@@ -61,7 +61,7 @@ def row(item: Item, video: Video, pick: Pick, reply: Reply | None, times: list[f
         "id": item.id,
         "video": video.path,
         "question": item.question,
-        "answer": letter if item.options else text,
+        "answer": letter if item.options else text.strip(),
         "answer_text": item.options[LETTERS.index(letter)] if letter else "",
         "reply": text,
         "times_s": " ".join(f"{time:.2f}" for time in times),
