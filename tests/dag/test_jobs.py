@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dag.conftest import Workflow
+from tests.dag.conftest import Workflow, copy_workflow
 
 pytestmark = pytest.mark.dag
 
@@ -134,6 +134,51 @@ def test_answers_on_request(fresh: Workflow) -> None:
     plan = fresh.plan("results/cycle1/answers/needle.csv")
     assert plan.counts["answer_questions"] == 1
     assert "evaluate" not in plan.counts
+
+
+def test_answers_to_the_users_own_questions(fresh: Workflow, tmp_path: Path) -> None:
+    """What the last cycle's pair says about all local videos; without videos, what is missing."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "questions.csv").write_text("video,question\na.mp4,Why?\n")
+    local = {"folder": str(tmp_path / "videos"), "questions": str(tmp_path / "questions.csv")}
+    plan = fresh.plan("results/answers.csv", overlay={"local": local, "cycles": 1})
+    assert plan.counts["last_answers"] == plan.counts["answer_questions"] == plan.counts["train_selector"] == 1
+    assert "results/cycle1/answers/local.csv" in plan.outputs and "evaluate" not in plan.counts
+    done = fresh.run("-n", "results/answers.csv")
+    assert done.returncode == 1 and "config: local.questions = None: local needs it; give the path" in done.output
+
+
+def test_a_stage_that_fails_fails_its_job(tmp_path: Path) -> None:
+    """By its exit status, though `tee` comes after it: its own words are what is said, not that a file is missing."""
+    workflow = copy_workflow(tmp_path)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "questions.csv").write_text("video,question\nabsent.mp4,Why?\n")
+    local = f"local={{folder: {tmp_path / 'videos'}, questions: {tmp_path / 'questions.csv'}}}"
+    done = workflow.run("results/data/sets/local/items.jsonl", "--no-hooks", "--config", local)
+    assert done.returncode == 1
+    assert "absent.mp4" in (tmp_path / "results/logs/import_local/local.log").read_text()
+    assert "non-zero exit code" in done.output and "MissingOutput" not in done.output
+
+
+def test_an_answerer_that_is_not_tuned(fresh: Workflow) -> None:
+    """Every cycle has the untouched one, and nobody picks frames for its tuning."""
+    plan = fresh.plan("results/cycle2/eval.json", overlay={"answerer": {"tuning": {"steps": 0}}})
+    assert "tune_answerer" not in plan.counts
+    assert (plan.counts["train_selector"], plan.counts["evaluate"], plan.counts["select_frames"]) == (2, 6, 6)
+    done = fresh.run("-n", "results/cycle1/answerer/model.safetensors", "--configfile", "overlay.yaml")
+    assert done.returncode == 1 and "answerer.tuning.steps is 0" in done.output
+
+
+def test_a_served_answerer(fresh: Workflow) -> None:
+    """A stage's identity holds the model's name on the server, not where the server is; precision is the server's."""
+    served = {"backend": "endpoint", "frames_as": "images", "endpoint": {"model": "one", "url": "http://h:1/v1"}}
+    overlay = {"answerer": served | {"tuning": {"steps": 0}}}
+    assert fresh.plan("results/cycle1/eval.json", overlay=overlay).counts["tune_answerer"] == 0
+    done = fresh.run("-n", "-p", "results/cycle1/eval.json", "--configfile", "overlay.yaml")
+    commands = [line for line in done.output.splitlines() if "python -m viarl.stages.evaluate" in line]
+    asked = '"answerer": {"backend": "endpoint", "endpoint": {"model": "one"}, "frames_as": "images", '
+    assert commands and all(asked + '"max_new_tokens": 8, "prompt": "short"}' in line for line in commands)
 
 
 def test_slurm_profile_is_found(fresh: Workflow) -> None:

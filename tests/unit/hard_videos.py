@@ -40,6 +40,7 @@ def encode(
     stamps_ms: Sequence[int] | None = None,
     container: dict[str, str] | None = None,
     rotation: int = 0,
+    sound: bool = False,
 ) -> Path:
     """Write numbered frames 0 .. frames - 1; with `stamps_ms` at these times, else at 25 frames a second."""
     base = Fraction(1, 1000) if stamps_ms else Fraction(1, RATE)
@@ -49,6 +50,8 @@ def encode(
         stream.codec_context.time_base = base
         if rotation:
             stream.set_display_rotation(rotation)
+        if sound:
+            _silence(output, output.add_stream("aac", rate=44100), blocks=-(-frames * 44100 // (RATE * 1024)))
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             frame.pts, frame.time_base = stamps_ms[number] if stamps_ms else number, base
@@ -93,10 +96,13 @@ def corrupt(source: Path, path: Path) -> Path:
 def audio_only(path: Path) -> Path:
     """Write a second of silence."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("aac", rate=44100)
-        for _ in range(40):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.rate = 44100
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+        _silence(output, output.add_stream("aac", rate=44100), blocks=40)
     return path
+
+
+def _silence(output: av.container.OutputContainer, stream: av.AudioStream, blocks: int) -> None:
+    for _ in range(blocks):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        output.mux(stream.encode(frame))
+    output.mux(stream.encode())

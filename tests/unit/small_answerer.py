@@ -1,15 +1,18 @@
 """An untrained answerer of a few thousand weights, and a frame cache in memory that notes what is decoded."""
 
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from viarl.answer.answerer import Answerer
 from viarl.items import Item
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.video.cache import decode_jpeg
 
 COLOURS = ("red", "blue", "green", "yellow")
 SHAPES = ("star", "moon", "cross", "circle")
@@ -51,6 +54,25 @@ class MemoryCache:
         return np.random.default_rng(seed).integers(0, 255, (28, 56, 3), dtype=np.uint8)
 
 
+class StoredCache(MemoryCache):
+    """As MemoryCache, with the frames stored as JPEG, as the frame cache has them."""
+
+    def identity(self, video: str) -> str:
+        return f"{video} of {self.counts[video]}"
+
+    def answerer_jpegs(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
+        return [self._jpeg(video, index) for index in indices]
+
+    def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
+        self.decoded += [(video, index) for index in indices]
+        return [decode_jpeg(data) for data in self.answerer_jpegs(video, indices)]
+
+    def _jpeg(self, video: str, index: int) -> np.ndarray:
+        buffer = io.BytesIO()
+        Image.fromarray(self._frame(video, index)).save(buffer, "JPEG", quality=90, subsampling=0)
+        return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
 @lru_cache(maxsize=2)
 def model_and_processor(temporal_patch: int = 1) -> tuple[Any, Any]:
     """Return a tiny model and its processor; `temporal_patch` 2 is that of the published models."""
@@ -71,10 +93,10 @@ def model_and_processor(temporal_patch: int = 1) -> tuple[Any, Any]:
     return model, processor
 
 
-def small_answerer(cache: Any, batch_size: int = 64, temporal_patch: int = 1) -> Answerer:
+def small_answerer(cache: Any, batch_size: int = 64, temporal_patch: int = 1, **options: Any) -> Answerer:
     """Return an answerer with short greedy replies."""
     model, processor = model_and_processor(temporal_patch)
-    return Answerer(model, processor, cache, "short", max_new_tokens=6, batch_size=batch_size)
+    return Answerer(model, processor, cache, "short", max_new_tokens=6, batch_size=batch_size, **options)
 
 
 def item(number: int, video: str = "v0", answer: str = "A", **fields: Any) -> Item:

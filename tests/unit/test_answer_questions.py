@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from small_answerer import MemoryCache, item, model_and_processor
 
+from viarl.answer.settings import AnswererSettings
 from viarl.items import Item, Video, write_records
 from viarl.selection.picks import GREEDY, Pick, write_picks
 from viarl.stages import answer_questions
 from viarl.stages.answer_questions import COLUMNS, Settings, main
-from viarl.vlm import ModelSettings
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         tmp_path / "picks.parquet",
         tmp_path / "answerer",
         tmp_path / "answers.csv",
-        ModelSettings("short", 4),
+        AnswererSettings("short", 4),
         device="cpu",
     )
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from small_answerer import MemoryCache, item, model_and_processor, small_answerer
 
 from viarl.answer.answerer import Answerer, Request
@@ -48,6 +49,24 @@ def test_batched_replies_equal_plain_ones(temporal_patch: int) -> None:
     for request, reply in zip(asked, replies, strict=True):
         assert reply.text == plain(request, temporal_patch)
         assert reply.letter == extract_letter(reply.text, request.item.options)
+    assert len({reply.text for reply in replies}) > 1
+
+
+@pytest.mark.parametrize("temporal_patch", [1, 2])
+def test_frames_as_images_are_asked_as_the_library_would(temporal_patch: int) -> None:
+    model, processor = model_and_processor(temporal_patch)
+    asked, cache = requests(), MemoryCache(COUNTS)
+    replies = small_answerer(cache, 5, temporal_patch=temporal_patch, frames_as="images").answer(asked)
+    for request, reply in zip(asked, replies, strict=True):
+        own, frames = request.item, sorted(request.frames)
+        messages = answerer_messages("short", own.question, own.options, bool(frames), len(frames))
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        pictures = [Image.fromarray(frame) for frame in cache.answerer_frames(own.video, frames)]
+        inputs = processor(text=[text], images=pictures or None, return_tensors="pt")
+        completion = model.generate(
+            **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=suppressed_tokens(processor)
+        )
+        assert reply.text == completion_text(processor, completion[0, inputs["input_ids"].shape[1] :])
     assert len({reply.text for reply in replies}) > 1
 
 

@@ -65,3 +65,30 @@ def test_nearest() -> None:
     """The nearest word, or all of them."""
     assert nearest("selctor", ["selector", "answerer"]) == "did you mean 'selector'?"
     assert nearest("xyz", ["b", "a"]) == "known are a, b"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "says"),
+    [
+        ({"frames_as": "video"}, "answerer.frames_as = 'video': servers take no list of frames"),
+        ({"endpoint": {"url": "127.0.0.1:8000"}}, "answerer.endpoint.url = '127.0.0.1:8000': not of the form"),
+        ({"endpoint": {"url": "http://me:secret@host/v1"}}, "OPENAI_API_KEY"),
+        ({"endpoint": {"model": "{modell}"}}, "{modell} is not known; use {model} and {weights}"),
+        ({"endpoint": {"model": "qwen"}}, "answerer.tuning.steps = 80 and cycles = 2 tune the answerer; use {model}"),
+    ],
+)
+def test_a_served_answerer_that_does_not_fit(overlay: dict[str, Any], says: str) -> None:
+    """Each is refused by the names of its keys; the same is let through where nothing is served."""
+    served = overlaid(DEFAULT, {"answerer": {"backend": "endpoint", "frames_as": "images"}})
+    check(served)
+    with pytest.raises(ValueError, match=r"^config: ") as caught:
+        check(overlaid(served, {"answerer": overlay}))
+    assert says in str(caught.value)
+    check(overlaid(DEFAULT, {"answerer": overlay}))
+
+
+def test_a_model_with_a_fixed_name_is_never_tuned() -> None:
+    """Cycle 0 alone, or no step of tuning."""
+    named = {"backend": "endpoint", "frames_as": "images", "endpoint": {"model": "qwen"}}
+    check(overlaid(DEFAULT, {"answerer": named, "cycles": 0}))
+    check(overlaid(DEFAULT, {"answerer": named | {"tuning": {"steps": 0}}, "cycles": "auto"}))

@@ -10,13 +10,13 @@ from small_answerer import MemoryCache, item, model_and_processor, small_answere
 
 from viarl.answer.answerer import Reply, Request
 from viarl.answer.rotation import letter_before, rotated
+from viarl.answer.settings import AnswererSettings
 from viarl.clip.scores import write_scores
 from viarl.files import read_json
 from viarl.filtering import Filter, FilterSettings
 from viarl.items import Item, read_items, write_records
 from viarl.stages import filter_guessable
 from viarl.stages.command import parse
-from viarl.vlm import ModelSettings
 
 CACHE = MemoryCache({"v0": 8, "v1": 8}, bad={"v2": "does not open"})
 SCORES = np.arange(8) / 10  # the top 2 are frames 6 and 7, the bottom 2 are 0 and 1
@@ -33,6 +33,9 @@ class Scripted:
         wrong = {"A": "B", "B": "C", "C": "D", "D": "A"}
         letters = [r.item.answer if self.knows(r.item, r.frames) else wrong[r.item.answer] for r in requests]
         return [Reply(letter, letter) for letter in letters]
+
+    def counts(self) -> dict[str, int]:
+        return {"asked": self.requests}
 
 
 def reasons(knows, rule: str, items: Sequence[Item], **settings) -> list[str]:
@@ -185,7 +188,7 @@ def test_stage_refuses_to_drop_everything(tmp_path: Path, monkeypatch: pytest.Mo
         1,
         2,
         FilterSettings("blind"),
-        ModelSettings("short", 4),
+        AnswererSettings("short", 4),
     )
     with pytest.raises(ValueError, match="drops all 1 questions"):
         filter_guessable.main(settings)

@@ -28,6 +28,8 @@ READABLE = {
     "stream.ts": {},
     "mpeg4.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
     "few.mp4": {"frames": 7},
+    "sound.mp4": {"sound": True},
+    "sound.mkv": {"sound": True},
 }
 
 

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from viarl.answer import answerer
 from viarl.answer.answerer import Answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.checkpoints import Checkpoints
 from viarl.items import write_records
 from viarl.rl.config import RewardWeights, Training
@@ -28,7 +29,6 @@ from viarl.sft.trainer import Tuning
 from viarl.stages import train_selector, tune_answerer
 from viarl.stages.command import _terminated
 from viarl.tracking import Tracking, read_record
-from viarl.vlm import ModelSettings
 
 STEPS = 6
 SELECTOR_FRAMES = {own.video: 6 for own in ITEMS}
@@ -127,7 +127,7 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         number_pixels=13,
         selector=train_selector.TrainedSelector("short", 20, length_range=(2, 15)),
         training=replace(training, schedule="cosine", save_every=2),
-        answerer=ModelSettings("short", 4),
+        answerer=AnswererSettings("short", 4),
         reward=RewardWeights(),
         device="cpu",
     )

@@ -14,9 +14,8 @@ from small_answerer import MemoryCache, item, model_and_processor
 from transformers import DynamicCache, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from viarl.answer.answerer import Answerer, Request
+from viarl.answer.answerer import Answerer, Request, _with_features
 from viarl.items import write_records
-from viarl.prompts import answerer_messages
 from viarl.rl.config import Lora
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, schedule, target_text
@@ -24,7 +23,7 @@ from viarl.sft.trainer import SupervisedTrainer, Tuning
 from viarl.stages import tune_answerer
 from viarl.stages.tune_answerer import Settings, TunedAnswerer
 from viarl.tracking import Tracking, read_record
-from viarl.vlm import Encoder, forward_arguments, load_model, with_features
+from viarl.vlm import Encoder, Prompt, forward_arguments, load_model
 
 COUNTS = {"v0": 8, "v1": 5}
 TUNING = Tuning(steps=6, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01, save_every=4)
@@ -163,23 +162,29 @@ def test_a_vision_tower_without_steps_gives_the_frozen_loss(settings: Settings) 
     tuned_too = tuned(settings, steps=1, train_vision=True)
     run(tuned_too, "b")
     assert losses(tuned_too) == pytest.approx(frozen, abs=1e-5)
+    as_images = replace(settings, answerer=replace(settings.answerer, frames_as="images"))
+    images = losses(tuned(as_images, steps=1)) if run(tuned(as_images, steps=1), "c") else []
+    run(tuned(as_images, steps=1, train_vision=True), "d")
+    assert losses(tuned(as_images, steps=1)) == pytest.approx(images, abs=1e-5) != frozen
 
 
-def test_labels_get_the_probabilities_that_generation_gives_them() -> None:
+@pytest.mark.parametrize("frames_as", ["video", "images"])
+def test_labels_get_the_probabilities_that_generation_gives_them(frames_as: str) -> None:
     """Token by token after a shared prefill, as `generate` decodes; other positions would give other numbers."""
     model, processor = model_and_processor()
     cache, encoder = MemoryCache(COUNTS), Encoder(model, processor)
     examples = [Example(own, (0, 2, 3), f"{own.options[number % 4]} B") for number, own in enumerate(ITEMS)]
-    collator = Collator(processor.tokenizer, examples, AnswererPrompts(encoder, cache, "short", model))
+    collator = Collator(
+        processor.tokenizer, examples, AnswererPrompts(encoder, cache, "short", model, frames_as=frames_as)
+    )
     batch = collator([{"row": row} for row in range(len(examples))])
-    features = BaseModelOutputWithPooling(pooler_output=batch.pop("video_features"))
+    kind = frames_as.removesuffix("s")
+    features = BaseModelOutputWithPooling(pooler_output=batch.pop(f"{kind}_features"))
     labels = batch.pop("labels")
     with torch.no_grad():
-        logits = model(**batch, mm_encoder_outputs={"video": features}).logits.log_softmax(-1)
+        logits = model(**batch, mm_encoder_outputs={kind: features}).logits.log_softmax(-1)
         for row, example in enumerate(examples):
-            pixels, grid = encoder.pixels(cache.answerer_frames(example.item.video, example.frames))
-            messages = answerer_messages("short", example.item.question, example.item.options, frames=True)
-            prompt = with_features(model, [encoder.prompt(messages, pixels, grid)])[0]
+            prompt = answerer_prompt(encoder, cache, example, frames_as)
             target = labels[row][labels[row] != IGNORED]
             assert processor.tokenizer.decode(target) == f"{example.target}<|im_end|>"
             held = DynamicCache(config=model.config.get_text_config())
@@ -189,6 +194,15 @@ def test_labels_get_the_probabilities_that_generation_gives_them() -> None:
                 assert torch.allclose(logits[row, prompt.length + place - 1], expected, atol=1e-4)
                 position = torch.full((3, 1, 1), prompt.next_position + place)
                 step = model(token[None, None], position_ids=position, past_key_values=held, use_cache=True)
+
+
+def answerer_prompt(encoder: Encoder, cache: MemoryCache, example: Example, frames_as: str) -> Prompt:
+    """The prompt of an answerer that is asked, with features."""
+    model, processor = model_and_processor()
+    answerer = Answerer(model, processor, cache, "short", 4, 8, frames_as=frames_as)
+    request = Request(example.item, example.frames)
+    patches = [answerer._patches([group])[group] for group in answerer._groups(request)]
+    return _with_features(answerer._prompt(request, patches, {}), patches)
 
 
 def test_targets_follow_from_the_item_and_its_own_words() -> None:

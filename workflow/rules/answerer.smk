@@ -1,7 +1,8 @@
 """The answerer: its supervised tuning on frames that the frozen selector picks, and its answers.
 
 Inputs:  the filtered training questions, frames, the picks of this cycle's selector, the answerer of the previous cycle.
-Outputs: <results>/{run}cycle{c}/answerer/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/answers/{set}.csv on request.
+Outputs: <results>/{run}cycle{c}/answerer/ (an ordinary checkpoint folder); on request <results>/{run}cycle{c}/answers/{set}.csv,
+         and <results>/answers.csv, those of the last cycle on your videos.
 Usual order: tune_answerer after select_frames on the training set, then evaluate.smk, or answer_questions on your videos.
 """
 
@@ -16,6 +17,7 @@ rule tune_answerer:
             selected=of("selected", set=training_set),
             answerer=previous("answerer"),
         ),
+        tuned=made_if(tuned, "answerer.tuning.steps is 0: every cycle has the untouched answerer, nothing to make"),
     output:
         model="<results>/{run}cycle{c}/answerer/model.safetensors",
     log:
@@ -69,3 +71,18 @@ rule answer_questions:
         "python -m viarl.stages.answer_questions --settings {params.settings:q} --items {input.questions:q}"
         " --videos {input.videos:q} --manifests {input.frames:q} --selected {input.selected:q}"
         " --answerer-model {params.answerer:q} --output {output.answers:q} 2>&1 | tee {log:q}"
+
+
+rule last_answers:
+    """The answers of the last cycle's pair to all questions on your own videos."""
+    input:
+        answers=lambda w: f"<results>/cycle{last_cycle()}/answers/local.csv",
+    output:
+        answers="<results>/answers.csv",
+    log:
+        "<results>/logs/last_answers/all.log",
+    resources:
+        mem_mb=growing(100),
+        runtime=growing(5),
+    shell:
+        "cp {input.answers:q} {output.answers:q} 2>&1 | tee {log:q}"

@@ -13,6 +13,7 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
+from viarl.config import STAND_IN
 from viarl.fingerprint import fingerprint
 from viarl.hub.sets import REPOSITORIES
 from viarl.runs import run_name
@@ -35,8 +36,8 @@ def keep_locks_of_others():
 keep_locks_of_others()
 
 # SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
-# its state, and the log holds what it said.
-shell.prefix("trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
+# its state, and the log holds what it said. A prefix takes the place of Snakemake's own, which its beginning repeats.
+shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
 
 
 def settings(stage, *parts, module="viarl.stages.{stage}"):
@@ -118,8 +119,11 @@ def selector(config, w):
 
 
 def answerer(config, w):
-    """How the answerer is asked."""
-    return {"answerer": only(config["answerer"], ASK)}
+    """How the answerer is asked; on a server, precision is that one's matter."""
+    own = config["answerer"]
+    served = own["backend"] == "endpoint"
+    where = {"endpoint": only(own["endpoint"], ["model"])} if served else only(own, ["dtype", "attention"])
+    return {"answerer": only(own, ["prompt", "max_new_tokens", "frames_as", "backend"]) | where}
 
 
 def lora(section):
@@ -144,7 +148,7 @@ def start(config, w):
 def tuning(config, w):
     """How the answerer is tuned."""
     known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
-    return {"answerer": only(config["answerer"], ASK) | known}
+    return {"answerer": only(config["answerer"], [*ASK, "frames_as"]) | known}
 
 
 def stand_in(config, w):
@@ -169,6 +173,12 @@ def growing(amount):
     return lambda w, attempt: amount * attempt
 
 
+def kept_replies(answerer):
+    """The folder that keeps replies; none for a stand-in in the stage's process, which takes no longer than reading them."""
+    quick = answerer["model"] == STAND_IN and answerer["backend"] == "transformers"
+    return None if quick else workflow.pathvars.apply("<data>/replies")
+
+
 def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {
@@ -179,7 +189,11 @@ def runtime(config):
         "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
         "training": only(config["selector"]["training"], NO_RESULT),
         "answerer": only(config["answerer"], ["batch_size"])
-        | {"tuning": only(config["answerer"]["tuning"], NO_RESULT)},
+        | {
+            "tuning": only(config["answerer"]["tuning"], NO_RESULT),
+            "endpoint": without(config["answerer"]["endpoint"], ["model"]),
+        },
+        "replies": kept_replies(config["answerer"]),
         "evaluation": only(config["evaluation"], ["batch_size"]),
     }
 

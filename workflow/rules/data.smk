@@ -33,7 +33,7 @@ rule make_needle:
 rule import_local:
     """List the user's own videos and questions as a set."""
     input:
-        questions=lambda w: config["local"]["questions"],
+        questions=own("questions"),
     output:
         questions="<data>/{run}sets/{set}/items.jsonl",
         videos="<data>/{run}sets/{set}/videos.jsonl",
@@ -52,7 +52,7 @@ rule import_local:
         settings=settings(
             "import_local", pick("local", "validation_share", "seed"), lambda config, w: {"set": w["set"]}
         ),
-        folder=lambda w: config["local"]["folder"],  # its files are inputs of cache_frames, shard by shard
+        folder=own("folder"),  # its files are inputs of cache_frames, shard by shard
         code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {params.folder:q}"

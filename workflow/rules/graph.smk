@@ -63,13 +63,13 @@ def of(kind, **fixed):
     """The files of a kind with a job's own wildcards, or with values given here (may be functions of config and w).
 
     All shards of a set where the job has no shard; in cycle 0 the base model of a role, but for a selector that is
-    initialised (selector.start).
+    initialised (selector.start); in every cycle that of the answerer where it is not tuned.
     """
 
     def references(config, w):
         known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
         untouched = kind == "answerer" or (kind == "selector" and not initialised(config))
-        if untouched and known["c"] == "0":
+        if (untouched and known["c"] == "0") or (kind == "answerer" and not tuned(config)):
             return [("base_model", {"role": kind})]
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
@@ -87,6 +87,11 @@ def shards(config, w):
 def initialised(config):
     """Whether cycle 0 has a selector that was tuned on labels, in place of the untouched base model."""
     return config["selector"]["start"]["labels"] != "none"
+
+
+def tuned(config):
+    """Whether the answerer is tuned in each cycle."""
+    return config["answerer"]["tuning"]["steps"] > 0
 
 
 def previous(kind):
@@ -121,11 +126,9 @@ def label_sources(config, w):
     return of("similarities", set=training_set)(config, w) if by_clip else []
 
 
-def with_labels(w):
-    """An input function that takes no file, and ends the plan where a selector without labels is asked for."""
-    if not initialised(GRAPH.config(w.run)):
-        sys.exit("selector.start.labels is none: cycle 0 has the untouched selector, so there is nothing to make here")
-    return []
+def made_if(made, otherwise):
+    """An input function that takes no file, and ends the plan, saying why, where there is nothing to make."""
+    return lambda w: [] if made(GRAPH.config(w.run)) else sys.exit(otherwise)
 
 
 def training_set(config, w=None):
@@ -187,6 +190,11 @@ def features(w, input):
     """A params function: the folder that keeps vision features of a set, beside the folder of its frames."""
     frames, name = os.path.split(folder(input.frames))
     return os.path.join(os.path.dirname(frames), "features", name)
+
+
+def own(key):
+    """A function of a job's wildcards: a path of the section `local`; ends the plan where it is not given."""
+    return lambda w: config["local"][key] or sys.exit(f"config: local.{key} = None: {w.set} needs it; give the path")
 
 
 def own_videos(w):

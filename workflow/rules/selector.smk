@@ -18,7 +18,9 @@ rule initialise_selector:
             clip=label_sources,
             selector=of("base_model", role="selector"),
         ),
-        labelled=with_labels,
+        labelled=made_if(
+            initialised, "selector.start.labels is none: cycle 0 has the untouched selector, nothing to make"
+        ),
     output:
         model="<results>/{run}cycle{c}/selector/model.safetensors",
     log:

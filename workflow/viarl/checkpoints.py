@@ -26,6 +26,7 @@ from typing import Any, Self
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from viarl.faults import Outage
 from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
 from viarl.flatten import flatten
 from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
@@ -162,7 +163,8 @@ def _is_complete(checkpoint: Path) -> bool:
 class CheckpointCallback(TrainerCallback):
     """Marks each checkpoint when it is complete; on SIGTERM or SIGINT saves one after the step and ends the training.
 
-    It listens within its `with` block, which ends the process with status 143 (or 130) if a signal ended the training.
+    It listens within its `with` block, which ends the process with status 143 (or 130) if a signal ended the training,
+    also where that was waiting for a service (see `signalled`).
     Clusters send SIGTERM several times, so a second one changes nothing; a second Ctrl-C ends at once. With several
     processes, all stop when one was told to.
     """
@@ -174,6 +176,11 @@ class CheckpointCallback(TrainerCallback):
         self._moment = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal has come: a wait for a service may be given up by an Outage."""
+        return self._signalled is not None
+
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -181,7 +188,8 @@ class CheckpointCallback(TrainerCallback):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if kind is None and self.step < self.last:
+        gave_up = kind is not None and issubclass(kind, Outage) and self.signalled
+        if gave_up or (kind is None and self.step < self.last):
             say(
                 f"stopped by a signal at step {self.step} of {self.last}; the checkpoint in {self.checkpoints.folder} "
                 "holds it: run the same command again to go on from there"
@@ -194,7 +202,7 @@ class CheckpointCallback(TrainerCallback):
         """Ask for a checkpoint and the end of training when a signal has come; LockError without the folder's lock."""
         self.checkpoints.lock.check()
         self.step, self.last = state.global_step, state.max_steps
-        if _any_process(self._signalled is not None):
+        if any_process(self.signalled):
             leave_broken_pipes()
             control.should_save = control.should_training_stop = True
         return control
@@ -220,10 +228,25 @@ class CheckpointCallback(TrainerCallback):
 class ExactResume:
     """Base of the trainers, before TRL's: checkpoints are written whole or not at all, and restored exactly.
 
+    Where a service's outage ends the training, the state after the last step is saved first.
+
     `adapters`: whether the checkpoints hold adapters, which transformers restores by itself.
     """
 
     adapters = False
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train; an Outage is raised again once a checkpoint holds the steps that were done."""
+        trainer: Any = self
+        try:
+            return super().train(*args, **options)  # type: ignore[misc]
+        except Outage:
+            step = trainer.state.global_step
+            if step and not _is_complete(Path(trainer.args.output_dir) / f"checkpoint-{step}"):
+                self._save_checkpoint(trainer.model, None)
+                trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+            say(f"{step} of {trainer.state.max_steps} steps are in {trainer.args.output_dir}")
+            raise
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         trainer: Any = self
@@ -250,7 +273,8 @@ class ExactResume:
         """Send nothing."""
 
 
-def _any_process(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
+    """Tell whether the flag is set in any process of the training; all of them must ask."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return flag
     device = torch.device("cuda", torch.cuda.current_device()) if torch.distributed.get_backend() == "nccl" else None

@@ -236,8 +236,34 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: 
 
 
 def _answerer(answerer: Mapping[str, Any], device: str) -> Iterator[str]:
-    yield from _warmup("answerer.tuning", answerer["tuning"])
+    if answerer["tuning"]["steps"]:
+        yield from _warmup("answerer.tuning", answerer["tuning"])
     yield from model_problems("answerer", answerer, device)
+
+
+def _endpoint(answerer: Mapping[str, Any], cycles: int | str) -> Iterator[str]:
+    """The answerer on a server: what it shows, where it is, and that the model asked for is the cycle's own."""
+    if answerer["backend"] != "endpoint":
+        return
+    url, model, where = answerer["endpoint"]["url"], answerer["endpoint"]["model"], "answerer.endpoint"
+    if answerer["frames_as"] != "images":
+        yield (
+            f"answerer.frames_as = {answerer['frames_as']!r}: servers take no list of frames as a video, and "
+            "answerer.backend is 'endpoint'; set frames_as to images"
+        )
+    if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", url):
+        yield (
+            f"{where}.url = {shown(url)}: not of the form http://host:port/v1; correct it (a key belongs into the "
+            "environment variable OPENAI_API_KEY)"
+        )
+    if unknown := set(re.findall(r"{(.*?)}", model)) - {"model", "weights"}:
+        yield f"{where}.model = {shown(model)}: {{{min(unknown)}}} is not known; use {{model}} and {{weights}}"
+    if "{model}" not in model and cycles != 0 and answerer["tuning"]["steps"]:
+        yield (
+            f"{where}.model = {shown(model)}: names the same model in every cycle, but answerer.tuning.steps = "
+            f"{answerer['tuning']['steps']} and cycles = {cycles} tune the answerer; use {{model}} with a server that "
+            "loads models by name, or set answerer.tuning.steps to 0 to leave the answerer as it is"
+        )
 
 
 def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
@@ -327,6 +353,7 @@ _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
     _selector: ("selector", "reward", "device"),
     _answerer: ("answerer", "device"),
+    _endpoint: ("answerer", "cycles"),
     _clip: ("clip",),
     _evaluation: ("evaluation",),
     _paths: ("pathvars",),

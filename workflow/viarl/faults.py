@@ -1,4 +1,4 @@
-"""How what is wrong with an input is told: a short line for each finding, all of a file at once, a bounded number."""
+"""How what is wrong is told: a short line for each finding about an input, all of a file at once, a bounded number."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,10 @@ from typing import Any
 
 LISTED = 50  # findings that are printed; the rest is counted
 SHOWN = 120  # characters of a value that are printed
+
+
+class Outage(OSError):
+    """A service that a stage depends on is away or fails; what was done so far is sound, and worth saving."""
 
 
 def shown(value: Any, limit: int = SHOWN) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from viarl.answer.answerer import Answerer, Request
+from viarl.answer.base import BaseAnswerer, Request
 from viarl.answer.rotation import rotated
 from viarl.items import Item
 from viarl.progress import Progress
@@ -68,7 +68,7 @@ class Filter:
 
     def __init__(
         self,
-        answerer: Answerer,
+        answerer: BaseAnswerer,
         cache: "FrameCache",
         scores: Mapping[str, np.ndarray],
         selected: int,

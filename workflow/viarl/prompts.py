@@ -65,15 +65,20 @@ def answerer_text(template: str, question: str, options: Sequence[str]) -> str:
     return "\n".join([question, *(["Options:"] if template == "paper" else []), *lines, ANSWERER_INSTRUCTION[template]])
 
 
-def answerer_chat(text: str, frames: bool) -> list[dict[str, object]]:
-    """Return the answerer's chat with this text; `frames` is False for the blind question (no video part)."""
-    video: list[dict[str, str]] = [{"type": "video"}] if frames else []
+def answerer_chat(text: str, frames: bool, images: int = 0) -> list[dict[str, object]]:
+    """Return the answerer's chat with this text; `frames` is False for the blind question (no video part).
+
+    `images` shows that many frames as an image each, in place of one video.
+    """
+    video: list[dict[str, str]] = [{"type": "image"}] * images or ([{"type": "video"}] if frames else [])
     return [{"role": "user", "content": [*video, {"type": "text", "text": text}]}]
 
 
-def answerer_messages(template: str, question: str, options: Sequence[str], frames: bool) -> list[dict[str, object]]:
-    """Return the answerer's chat about a question, as this project asks it."""
-    return answerer_chat(answerer_text(template, question, options), frames)
+def answerer_messages(
+    template: str, question: str, options: Sequence[str], frames: bool, images: int = 0
+) -> list[dict[str, object]]:
+    """Return the answerer's chat about a question, as this project asks it (see `answerer_chat`)."""
+    return answerer_chat(answerer_text(template, question, options), frames, images)
 
 
 def parse_selection(text: str, count: int, selected: int) -> Selection:

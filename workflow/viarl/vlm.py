@@ -42,8 +42,9 @@ class ModelSettings:
 class Prompt:
     """One encoded prompt, on the CPU.
 
-    input_ids, token_types: (P,) int64; positions: (3, P) int64; grid: (3,) patches in time, height, width, or None
-    without a video; pixels: (patches, patch_dim) float32 until `features`, (video_tokens, D), replaces it.
+    input_ids, token_types: (P,) int64; positions: (3, P) int64; grid: (3,) patches in time, height, width of the video,
+    (n, 3) of n images, or None with neither; pixels: (patches, patch_dim) float32 until `features`, (tokens, D),
+    replaces it.
     """
 
     input_ids: torch.Tensor
@@ -57,6 +58,11 @@ class Prompt:
     def length(self) -> int:
         """Tokens in the prompt."""
         return int(self.input_ids.shape[0])
+
+    @property
+    def kind(self) -> str:
+        """What the vision features belong to: "video", or "image" for one image or more."""
+        return "image" if self.grid is not None and self.grid.ndim == 2 else "video"
 
     @property
     def next_position(self) -> int:
@@ -133,16 +139,21 @@ class Encoder:
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
         self._texts: dict[str, torch.Tensor] = {}
 
-    def pixels(self, frames: Sequence[np.ndarray] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def pixels(
+        self, frames: Sequence[np.ndarray] | np.ndarray, as_images: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (patches, patch_dim) float32 and the grid (3,) of frames, each (h, w, 3) uint8.
 
         Sizes are rounded to the patch grid but never enlarged to the processor's default minimum, which would blow
-        112-pixel frames up to more than 300.
+        112-pixel frames up to more than 300. `as_images` keeps to the checkpoint's limits of an image, as servers do.
         """
         frames = list(frames)
         frames += frames[-1:] * (self.processor.video_processor.temporal_patch_size - len(frames))
         video = np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
         size = {"shortest_edge": self._factor**2, "longest_edge": 2**31}
+        if as_images:
+            limits = self.processor.image_processor.size
+            size = {"shortest_edge": limits["shortest_edge"], "longest_edge": limits["longest_edge"]}
         output = self.processor.video_processor(
             [torch.from_numpy(video)],
             size=size,
@@ -152,6 +163,12 @@ class Encoder:
         )
         return output["pixel_values_videos"], output["video_grid_thw"][0]
 
+    def image_pixels(self, frames: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (patches, patch_dim) float32 and the grids (n, 3) of n frames as images, as `pixels` does."""
+        repeated = [frame for frame in frames for _ in range(self.processor.video_processor.temporal_patch_size)]
+        pixels, (count, height, width) = self.pixels(repeated, as_images=True)
+        return pixels, torch.tensor([(1, int(height), int(width))] * int(count))
+
     def prompt(
         self,
         messages: list[dict[str, object]],
@@ -159,27 +176,44 @@ class Encoder:
         grid: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
     ) -> Prompt:
-        """Encode a chat whose (at most one) video part has the given grid; ValueError if video and chat disagree."""
+        """Encode a chat whose video part has the given grid (3,), or whose images have (n, 3).
+
+        Errors: ValueError if grid and chat disagree.
+        """
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        token = self.processor.video_token
-        if text.count(token) != (grid is not None):
-            raise ValueError(f"the chat has {text.count(token)} video parts for {int(grid is not None)} videos")
-        if grid is not None and self._timed:
+        images = grid is not None and grid.ndim == 2
+        token = self.processor.image_token if images else self.processor.video_token
+        parts = [] if grid is None else grid.reshape(-1, 3).prod(1).tolist()
+        if text.count(token) != len(parts):
+            kind = "image" if images else "video"
+            raise ValueError(f"the chat has {text.count(token)} {kind} parts for {len(parts)} {kind}s")
+        if grid is not None and self._timed and not images:
             marked = f"{self.processor.vision_start_token}{token}{self.processor.vision_end_token}"
             text = text.replace(marked, timed_video(self.processor, grid, 1 / FRAMES_PER_SECOND))
-        elif grid is not None:
+        else:
             merge = self.processor.video_processor.merge_size
-            text = text.replace(token, token * int(grid.prod().item() // merge**2))
+            first, *others = text.split(token)
+            text = first + "".join(token * (size // merge**2) + rest for size, rest in zip(parts, others, strict=True))
         input_ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        token_types = (input_ids == self.processor.video_token_id).long() * 2
+        placeholder = self.processor.image_token_id if images else self.processor.video_token_id
+        token_types = (input_ids == placeholder).long() * (1 if images else 2)
         seconds = self.processor.video_processor.temporal_patch_size / FRAMES_PER_SECOND
         positions, _ = self._rope(
             input_ids[None],
             mm_token_type_ids=token_types[None],
-            video_grid_thw=None if grid is None else grid[None],
-            second_per_grid_ts=None if grid is None else torch.tensor([seconds]),
+            image_grid_thw=grid if images else None,
+            video_grid_thw=None if grid is None or images else grid[None],
+            second_per_grid_ts=None if grid is None or images else torch.tensor([seconds]),
         )
         return Prompt(input_ids, token_types, positions[:, 0].long(), grid, pixels, features)
+
+
+def as_video(grid: torch.Tensor) -> torch.Tensor:
+    """Return the grid (3,) of the video that images of one size, (n, 3), would be, for the vision tower alone.
+
+    The tower attends within a temporal patch only, and an image is one.
+    """
+    return grid if grid.ndim == 1 else torch.tensor([len(grid), *grid[0, 1:].tolist()])
 
 
 @torch.no_grad()
@@ -212,15 +246,18 @@ def left_pad(rows: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor:
 
 
 def video_outputs(prompts: Sequence[Prompt], device: torch.device) -> dict[str, BaseModelOutputWithPooling] | None:
-    """Return the `mm_encoder_outputs` argument that hands cached features to the model's forward.
+    """Return the `mm_encoder_outputs` argument that hands cached features, of videos or images, to the model's forward.
 
     Errors: ValueError if a prompt has a video but no features, so that a video is never dropped in silence.
     """
     for prompt in prompts:
         if prompt.grid is not None and prompt.features is None:
             raise ValueError("a prompt with a video has no vision features; call with_features first")
-    features = [prompt.features.to(device) for prompt in prompts if prompt.features is not None]
-    return {"video": tower_output(features)} if features else None
+    features: dict[str, list[torch.Tensor]] = {}
+    for prompt in prompts:
+        if prompt.features is not None:
+            features.setdefault(prompt.kind, []).append(prompt.features.to(device))
+    return {kind: tower_output(own) for kind, own in features.items()} or None
 
 
 def forward_arguments(prompts: Sequence[Prompt], device: torch.device, pad: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from viarl.answer.answerer import Answerer, Reply, Request
+from viarl.answer.base import BaseAnswerer, Reply, Request
 from viarl.answer.rotation import letter_before, rotated
 from viarl.evaluate.statistics import evidence_recall
 from viarl.items import Item
@@ -149,7 +149,9 @@ def _learned(item: Item, sources: Sources, name: str) -> Choice:
     return Choice(item, name, pick.indices, valid=pick.valid, reason=pick.reason, text=pick.text)
 
 
-def evaluate(choices: Sequence[Choice], answerer: Answerer, sources: Sources, **labels: Any) -> list[dict[str, Any]]:
+def evaluate(
+    choices: Sequence[Choice], answerer: BaseAnswerer, sources: Sources, **labels: Any
+) -> list[dict[str, Any]]:
     """Answer all choices and return rows as in viarl.evaluate.rows (`labels`: benchmark, cycle, protocol)."""
     asked = [choice for choice in choices if not choice.failed]
     requests = [Request(rotated(choice.item, choice.rotation), choice.indices) for choice in asked]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from viarl.answer.answerer import Reply, Request
+from viarl.answer.base import Reply, Request
 from viarl.evaluate.statistics import evidence_recall
 from viarl.items import Item
 from viarl.prompts import Selection, parse_selection
@@ -18,7 +18,7 @@ from viarl.video.cache import FrameCache
 
 
 class Answers(Protocol):
-    """Whoever answers questions on selected frames (viarl.answer.answerer.Answerer)."""
+    """Whoever answers questions on selected frames (viarl.answer.base.BaseAnswerer)."""
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Return one reply a request, in order."""

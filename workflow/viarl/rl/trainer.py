@@ -24,7 +24,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 
 from viarl.adapters import lora_config
-from viarl.checkpoints import ExactResume
+from viarl.checkpoints import ExactResume, any_process
+from viarl.faults import Outage
 from viarl.items import Item
 from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
@@ -287,16 +288,22 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
     def _score(self, items: list[Item], groups: list[Group]) -> list[Scored]:
         completions = [completion for group in groups for completion in group.completions]
         repeated = [item for item in items for _ in range(self.setting.group_size)]
-        scored = score_completions(
-            repeated,
-            [self.prompts.count(item) for item in repeated],
-            [completion_text(self.processing_class, completion) for completion in completions],
-            [len(completion) for completion in completions],
-            self.answers,
-            selected=self.task.selected,
-            weights=self.task.reward,
-            length_range=self.task.length_range,
-        )
+        outage, scored = None, []
+        try:
+            scored = score_completions(
+                repeated,
+                [self.prompts.count(item) for item in repeated],
+                [completion_text(self.processing_class, completion) for completion in completions],
+                [len(completion) for completion in completions],
+                self.answers,
+                selected=self.task.selected,
+                weights=self.task.reward,
+                length_range=self.task.length_range,
+            )
+        except Outage as error:
+            outage = error
+        if any_process(outage is not None):  # all processes stop together, for all have a part in a checkpoint
+            raise outage or Outage("the answerer of another process is away; see its message")
         for item, one in zip(repeated, scored, strict=True):
             for name, value in one.measures().items():
                 self.step_log.add(name, value)

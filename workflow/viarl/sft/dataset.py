@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from viarl.items import LETTERS, Item
 from viarl.memory import Recent
 from viarl.prompts import answerer_messages
-from viarl.vlm import Encoder, Prompt, video_features
+from viarl.vlm import Encoder, Prompt, as_video, video_features
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -80,7 +80,8 @@ class Collator:
 
     The batch: input_ids, attention_mask, labels (B, T), padded on the right; position_ids (3, B, T); and the videos:
     `video_features`, one (video_tokens, D) an example, where prompts come with features, for a frozen vision tower; or
-    pixel_values_videos and video_grid_thw, for one that is tuned too.
+    pixel_values_videos and video_grid_thw, for one that is tuned too. With images in place of videos: `image_features`,
+    or pixel_values and image_grid_thw.
 
     Args:
         tokenizer: of the model.
@@ -114,15 +115,17 @@ class Collator:
 
 
 def _videos(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """Return the part of a batch that holds the videos; ValueError for a prompt without one."""
+    """Return the part of a batch that holds the videos, or images; ValueError for a prompt without."""
+    kind = prompts[0].kind
     features = [prompt.features for prompt in prompts if prompt.features is not None]
     if len(features) == len(prompts):
-        return {"video_features": features}
+        return {f"{kind}_features": features}
     pixels = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
     grids = [prompt.grid for prompt in prompts if prompt.grid is not None]
     if not len(pixels) == len(grids) == len(prompts):
         raise ValueError("the prompts of a batch need a video each, all with features or all with pixels")
-    return {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.stack(grids)}
+    name = "pixel_values" if kind == "image" else "pixel_values_videos"
+    return {name: torch.cat(pixels), f"{kind}_grid_thw": torch.cat([grid.reshape(-1, 3) for grid in grids])}
 
 
 class AnswererPrompts:
@@ -134,12 +137,20 @@ class AnswererPrompts:
         template: name of the prompt text.
         model: whose vision tower is frozen: prompts come with its features; None if it is tuned: with pixels.
         keep_bytes: memory for features; the longest unused leave first.
+        frames_as: "video" or "images", see viarl.answer.settings.
     """
 
     def __init__(
-        self, encoder: Encoder, cache: "FrameCache", template: str, model: Any = None, keep_bytes: int = 2 << 30
+        self,
+        encoder: Encoder,
+        cache: "FrameCache",
+        template: str,
+        model: Any = None,
+        keep_bytes: int = 2 << 30,
+        frames_as: str = "video",
     ) -> None:
         self.encoder, self.cache, self.template, self.model = encoder, cache, template, model
+        self.as_images = frames_as == "images"
         self._features: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(keep_bytes)
 
     def __call__(self, examples: Sequence[Example]) -> list[Prompt]:
@@ -148,7 +159,8 @@ class AnswererPrompts:
         prompts = []
         for example, (video, grid) in zip(examples, videos, strict=True):
             item = example.item
-            messages = answerer_messages(self.template, item.question, item.options, frames=True)
+            images = len(grid) if grid.ndim == 2 else 0
+            messages = answerer_messages(self.template, item.question, item.options, frames=True, images=images)
             prompts.append(
                 self.encoder.prompt(messages, video, grid)
                 if self.model is None
@@ -157,7 +169,8 @@ class AnswererPrompts:
         return prompts
 
     def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encoder.pixels(self.cache.answerer_frames(example.item.video, example.frames))
+        frames = self.cache.answerer_frames(example.item.video, example.frames)
+        return self.encoder.image_pixels(frames) if self.as_images else self.encoder.pixels(frames)
 
     def _frozen(self, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return (features, grid) of each example's frames, through the tower where they are not remembered."""
@@ -165,7 +178,7 @@ class AnswererPrompts:
         found = {key: self._features.get(key) for key in keys}
         missing = {key: self._pixels(example) for key, example in zip(keys, examples, strict=True) if not found[key]}
         if missing:
-            computed = video_features(self.model, list(missing.values()))
+            computed = video_features(self.model, [(pixels, as_video(grid)) for pixels, grid in missing.values()])
             for (key, (_, grid)), features in zip(missing.items(), computed, strict=True):
                 # cloned: a slice would keep the features of the whole pass alive
                 found[key] = features.clone(), grid

@@ -173,8 +173,9 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Hand the frozen tower's features to the forward, then let TRL compute the loss."""
-        if "video_features" in inputs:
-            inputs["mm_encoder_outputs"] = {"video": tower_output(inputs.pop("video_features"))}
+        for kind in ("video", "image"):
+            if (features := inputs.pop(f"{kind}_features", None)) is not None:
+                inputs["mm_encoder_outputs"] = {kind: tower_output(features)}
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):

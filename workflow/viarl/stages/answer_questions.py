@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import Reply, Request, load_answerer
+from viarl.answer.base import Reply, Request
+from viarl.answer.load import load_answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.files import atomic_path
 from viarl.items import LETTERS, Item, Video, read_items, read_videos
 from viarl.progress import Progress
@@ -14,7 +16,6 @@ from viarl.selection.picks import Pick, read_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
-from viarl.vlm import ModelSettings
 
 COLUMNS = ("id", "video", "question", "answer", "answer_text", "reply", "times_s", "frames", "thinking", "problem")
 
@@ -30,6 +31,7 @@ class Settings:
         answerer_model: checkpoint folder, or hub id.
         output: the CSV.
         answerer: how it is asked.
+        replies: folder that keeps replies for other stages; None keeps none.
     """
 
     items: Path
@@ -38,7 +40,8 @@ class Settings:
     selected: Path
     answerer_model: Path
     output: Path
-    answerer: ModelSettings
+    answerer: AnswererSettings
+    replies: Path | None = None
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -58,7 +61,7 @@ def row(item: Item, video: Video, pick: Pick, reply: Reply | None, times: list[f
         "id": item.id,
         "video": video.path,
         "question": item.question,
-        "answer": letter if item.options else text,
+        "answer": letter if item.options else text.strip(),
         "answer_text": item.options[LETTERS.index(letter)] if letter else "",
         "reply": text,
         "times_s": " ".join(f"{time:.2f}" for time in times),
@@ -83,7 +86,7 @@ def main(settings: Settings) -> None:
         "picks": settings.selected,
     }
     with tracking.start(settings.tracking, params, data) as run_:
-        answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+        answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
         answered = answerer.answer(requests, Progress("questions", len(requests)))
         replies = {request.item.id: reply for request, reply in zip(requests, answered, strict=True)}
         with atomic_path(settings.output) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
@@ -93,7 +96,7 @@ def main(settings: Settings) -> None:
                 pick = picks[item.id]
                 times = [] if pick.failed else [float(cache.times(item.video)[index]) for index in pick.indices]
                 writer.writerow(row(item, videos[item.video], pick, replies.get(item.id), times))
-        run_.log_metrics({"answered": len(replies), "failed": len(items) - len(replies)})
+        run_.log_metrics({"answered": len(replies), "failed": len(items) - len(replies), **answerer.counts()})
         run_.log_artifact(settings.output)
     print(f"{len(replies)} of {len(items)} questions answered: {settings.output}", flush=True)
 

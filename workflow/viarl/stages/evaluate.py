@@ -1,10 +1,12 @@
 """Answer every question of a benchmark with the frames of every selector."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import load_answerer
+from viarl.answer.load import load_answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.clip.scores import read_scores
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.rows import write_rows
@@ -15,7 +17,6 @@ from viarl.selection.picks import read_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
-from viarl.vlm import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Settings:
     benchmark: str
     cycle: int
     selected: int
-    answerer: ModelSettings
+    answerer: AnswererSettings
     evaluation: EvaluationSettings
+    replies: Path | None = None  # folder that keeps replies for other stages
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -78,17 +80,19 @@ def main(settings: Settings) -> None:
             model = settings.base_answerer_model if untuned else settings.answerer_model
             by_answerer.setdefault(model, []).append(choice)
         labels = {"benchmark": settings.benchmark, "cycle": settings.cycle, "protocol": how.protocol}
-        rows, asked = [], 0
+        rows, counts = [], Counter[str]()
         for model, own in by_answerer.items():  # one model in memory at a time
-            answerer = load_answerer(model, settings.answerer, cache, settings.device, asking)
+            answerer = load_answerer(model, settings.answerer, cache, settings.device, settings.replies, asking)
             answerer.batch_size = how.batch_size or answerer.batch_size
             rows += evaluate(own, answerer, sources, **labels)
-            asked += answerer.asked
+            counts.update(answerer.counts())
             del answerer
         write_rows(settings.output, rows)
-        run_.log_metrics({"rows": len(rows), "asked": asked})
+        run_.log_metrics({"rows": len(rows), **counts})
         run_.log_artifact(settings.output)
-    print(f"{settings.benchmark}: {len(rows)} rows from {asked} different questions to the answerer", flush=True)
+    print(
+        f"{settings.benchmark}: {len(rows)} rows from {counts['asked']} different questions to the answerer", flush=True
+    )
 
 
 if __name__ == "__main__":

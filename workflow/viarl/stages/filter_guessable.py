@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl import tracking
-from viarl.answer.answerer import load_answerer
+from viarl.answer.load import load_answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.clip.scores import read_scores
 from viarl.files import write_json
 from viarl.filtering import Filter, FilterSettings
@@ -12,7 +13,6 @@ from viarl.items import read_items, write_records
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
-from viarl.vlm import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Settings:
     seed: int
     selected: int
     filter: FilterSettings
-    answerer: ModelSettings
+    answerer: AnswererSettings
+    replies: Path | None = None  # folder that keeps replies for other stages
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -37,7 +38,7 @@ def main(settings: Settings) -> None:
     """Judge every item; ValueError where nothing would be left to train on."""
     cache = FrameCache(settings.manifests)
     items = read_items(settings.items)
-    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
     params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
     data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
@@ -53,7 +54,7 @@ def main(settings: Settings) -> None:
         write_records(settings.output, kept)
         write_json(settings.report, card)
         dropped = {f"dropped/{reason.replace(',', '')}": count for reason, count in card["dropped"].items()}
-        run_.log_metrics({"found": card["found"], "kept": card["kept"], **dropped})
+        run_.log_metrics({"found": card["found"], "kept": card["kept"], **dropped, **answerer.counts()})
         run_.log_artifact(settings.report)
     print(f"{settings.filter.rule}: kept {len(kept)} of {len(items)} questions; dropped: {card['dropped']}", flush=True)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from viarl import tracking
-from viarl.answer.answerer import load_answerer
+from viarl.answer.load import load_answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
@@ -40,15 +41,13 @@ class Settings:
     """Training questions, frames, the models of the cycle before -> the trained selector.
 
     Args:
-        items: the filtered training questions.
-        manifests: the training set's frame cache.
+        items, manifests: the filtered training questions, and the frame cache of their set.
         selector_model, answerer_model: checkpoint folders to start from, or hub ids.
         output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
         seed: training seed; each `cycle` draws differently from it.
-        selected: K.
-        number_pixels: height of the frame numbers.
+        selected, number_pixels: K, and the height of the frame numbers.
         selector, training, answerer, reward: sections of the configuration.
-        features: folder that keeps vision features for other stages with the same tower; None keeps none.
+        features, replies: folders that keep vision features, and the answerer's replies, for others; None keeps none.
     """
 
     items: Path
@@ -62,9 +61,10 @@ class Settings:
     number_pixels: int
     selector: TrainedSelector
     training: Training
-    answerer: ModelSettings
+    answerer: AnswererSettings
     reward: RewardWeights
     features: Path | None = None
+    replies: Path | None = None
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
 
@@ -79,17 +79,16 @@ def known_settings(settings: Settings) -> dict[str, object]:
         "number_pixels": settings.number_pixels,
         "selector": {**asdict(settings.selector), "batch_size": 0, "start": str(settings.selector_model)},
         "training": {**asdict(settings.training), **bounds},
-        "answerer": {**asdict(settings.answerer), "batch_size": 0, "model": str(settings.answerer_model)},
+        "answerer": {**asdict(settings.answerer.same_result()), "batch_size": 0, "model": str(settings.answerer_model)},
         "reward": asdict(settings.reward),
     }
 
 
 def trainable(items: Sequence[Item], cache: FrameCache) -> list[Item]:
     """Return the questions that can be trained on: with an answer and a video with enough frames."""
-    usable = [item for item in items if item.answer and item.video in cache]
-    if not usable:
-        raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
-    return usable
+    if usable := [item for item in items if item.answer and item.video in cache]:
+        return usable
+    raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
 
 
 def main(settings: Settings) -> None:
@@ -112,7 +111,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
     how = replace(settings.selector, dtype=settings.selector.lora.weights_dtype(settings.selector.dtype))
     start = settings.selector_model
     model, prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
-    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device)
+    answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     task = SelectorTask(
         training=settings.training,
         selected=settings.selected,
@@ -129,6 +128,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
         stop = CheckpointCallback(checkpoints)
+        answerer.stopped = lambda: stop.signalled
         trainer = SelectorTrainer(
             model,
             prompts.processor,
@@ -142,6 +142,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         )
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        run_.log_metrics(answerer.counts() if settings.replies else {})
         checkpoints.finish(trainer, prompts.processor, settings.output.parent, settings.selector.dtype)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from viarl import tracking
 from viarl.answer.answerer import Answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
@@ -18,11 +19,11 @@ from viarl.sft.trainer import LOGGED, SupervisedTrainer, Tuning, arguments
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
-from viarl.vlm import Encoder, ModelSettings, load_model, load_processor, resolve_device
+from viarl.vlm import Encoder, load_model, load_processor, resolve_device
 
 
 @dataclass(frozen=True)
-class TunedAnswerer(ModelSettings):
+class TunedAnswerer(AnswererSettings):
     """How the answerer is asked, and how it is tuned (keys of the configuration's `answerer`)."""
 
     tuning: Tuning = field(kw_only=True)
@@ -72,7 +73,7 @@ def main(settings: Settings) -> None:
     known = {
         "seed": settings.seed,
         "answerer": {
-            **asdict(answerer),
+            **asdict(answerer.same_result()),
             "tuning": asdict(answerer.tuning.same_result()),
             "batch_size": 0,
             "start": str(start),
@@ -108,14 +109,16 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             run_.set_tag("resumed_from", resumed.name)
         replies = [""] * len(usable)
         if tuning.target == "restated_text_letter":  # its own words are part of the target
-            asked = Answerer(model, processor, cache, answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
+            how = (answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
+            asked = Answerer(model, processor, cache, *how, frames_as=answerer.frames_as)
             replies = replies_before(asked, usable, checkpoints)
         examples = [
             Example(item, frames, target_text(tuning.target, item, reply))
             for (item, frames), reply in zip(usable, replies, strict=True)
         ]
         frozen = None if tuning.train_vision else model
-        prompts = AnswererPrompts(Encoder(model, processor), cache, answerer.prompt, frozen)
+        encoder = Encoder(model, processor)
+        prompts = AnswererPrompts(encoder, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
         stop = CheckpointCallback(checkpoints)
         trainer = SupervisedTrainer(
             model,

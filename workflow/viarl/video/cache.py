@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from viarl.files import read_json
+from viarl.files import read_json, sha256_json
 from viarl.video.format import CacheSettings, VideoError
 from viarl.video.overlay import NumberStyle, number_fits, with_numbers
 
@@ -45,6 +45,7 @@ class FrameCache:
         self.number = number
         self.bad: dict[str, str] = {}
         self._entries: dict[str, tuple[Path, Path, dict[str, Any]]] = {}
+        self._codes: dict[Path, str] = {}  # fingerprint of the decoding code, by file
         for manifest in manifests:
             self._add(manifest)
 
@@ -104,6 +105,14 @@ class FrameCache:
         """Return the sha256 of the source video, for caches that depend on its content."""
         return str(self._entry(video)[2]["sha256_source"])
 
+    def identity(self, video: str) -> str:
+        """Return what the cached frames depend on: the source video, the settings, the decoding code."""
+        path, _, entry = self._entry(video)
+        if path not in self._codes:
+            with self._open(video) as handle:
+                self._codes[path] = str((handle.metadata() or {}).get("code"))
+        return sha256_json([entry["sha256_source"], entry["settings"], self._codes[path]])
+
     def times(self, video: str) -> np.ndarray:
         """Return the candidates' times in seconds since the video's first frame, (n,) float64."""
         with self._open(video) as handle:
@@ -136,13 +145,17 @@ class FrameCache:
         Raises:
             IndexError: an index outside the video's true range.
         """
+        return [decode_jpeg(data) for data in self.answerer_jpegs(video, indices)]
+
+    def answerer_jpegs(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return the stored JPEGs of the answerer frames at `indices`, each (bytes,) uint8; else as answerer_frames."""
         count = self.count(video)
         if outside := [int(index) for index in indices if not 0 <= index < count]:
             raise IndexError(f"frames {outside} of video {video!r} do not exist: it has {count} candidate frames")
         with self._open(video) as handle:
             offsets = handle.get_tensor("offsets")
             stored = handle.get_slice("answerer")
-            return [decode_jpeg(stored[int(offsets[index]) : int(offsets[index + 1])]) for index in indices]
+            return [stored[int(offsets[index]) : int(offsets[index + 1])] for index in indices]
 
 
 def decode_jpeg(data: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -129,7 +129,7 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     stream.codec_context.thread_count = 1
     for other in container.streams:
         if other.index != stream.index:
-            other.discard = "all"  # type: ignore[assignment]  # audio is not even read from the disk
+            other.discard = Discard.all  # audio is not even read from the disk
     return container, stream
 
 

@@ -1,0 +1,252 @@
+"""The answerer on a server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`, …
+
+The selected frames travel as they lie in the frame cache, JPEG bytes in `data:` URLs, one image each, before the text.
+Decoding is greedy. A bounded number of requests is under way at once; each is tried again, with growing random pauses,
+where that may help:
+
+- no connection, or a status of 429, 502, 503, 504: the server is away or busy. The request waits for it, up to
+  `patience_s`, and says so now and then.
+- another status of 5xx, no reply within `timeout_s`, or a reply that is none: the server lives and fails. The request
+  is tried `retries` times more.
+- another status: the request is wrong (an unknown model, a key that is missing). It ends at once.
+
+What ends without a reply is an `Outage`. A key is taken from the environment variable OPENAI_API_KEY.
+"""
+
+import asyncio
+import base64
+import ipaddress
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from viarl.answer.asking import Asking
+from viarl.answer.base import BaseAnswerer, Key, Request
+from viarl.answer.reply_cache import ReplyCache
+from viarl.answer.settings import Endpoint
+from viarl.faults import Outage, shown
+from viarl.progress import Progress, say
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+AWAY = frozenset({429, 502, 503, 504})
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+TELL_EVERY_S = 15.0  # between two lines that say that the server is away
+LOOK_EVERY_S = 0.5  # whether the stage was told to stop
+KEY = "OPENAI_API_KEY"
+
+
+class _Away(Exception):
+    """The server is not there, or too busy; `pause_s` is what it asks for."""
+
+    def __init__(self, reason: str, pause_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause_s = pause_s
+
+
+class _Failed(Exception):
+    """The server is there and fails."""
+
+
+class EndpointAnswerer(BaseAnswerer):
+    """Answers requests on a server; see the module, and `BaseAnswerer.answer`.
+
+    A reply depends on its request alone as far as the server's sums do: most batch requests, which may change the last
+    bits and now and then a reply.
+
+    Args:
+        endpoint: where the server is, and how patient to be with it.
+        name: the model's name there.
+        cache, template, max_new_tokens, replies, asking: see `BaseAnswerer`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        cache: "FrameCache",
+        template: str,
+        max_new_tokens: int,
+        replies: ReplyCache | None = None,
+        asking: Asking | None = None,
+    ) -> None:
+        super().__init__(cache, template, max_new_tokens, frames_as="images", replies=replies, asking=asking)
+        self.endpoint, self.name = endpoint, name
+        self.url = f"{endpoint.url.rstrip('/')}/chat/completions"
+        self._waiting = 0  # requests that wait for the server
+        self._told = 0.0
+        self._pauses = random.Random()  # a generator of its own: a training's draws must not depend on outages
+
+    def _ask(self, requests: dict[Key, Request], progress: Progress | None) -> None:
+        if requests:
+            asyncio.run(self._ask_all(requests, progress))
+
+    async def _ask_all(self, requests: dict[Key, Request], progress: Progress | None) -> None:
+        """Ask with some workers that share one queue; the first failure ends them all."""
+        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(KEY)) else {}
+        queue = iter(requests.items())
+        count = min(self.endpoint.concurrency, len(requests))
+        timeout = httpx2.Timeout(self.endpoint.timeout_s, pool=None)
+        limits = httpx2.Limits(max_connections=count, max_keepalive_connections=count)
+        async with httpx2.AsyncClient(
+            headers=headers, timeout=timeout, limits=limits, trust_env=not _is_loopback(self.url)
+        ) as client:
+            workers = {asyncio.create_task(self._work(client, queue, progress)) for _ in range(count)}
+            running = set(workers)
+            try:
+                while running:
+                    done, running = await asyncio.wait(running, timeout=LOOK_EVERY_S, return_when="FIRST_EXCEPTION")
+                    for worker in done:
+                        worker.result()
+                    if self._waiting and self.stopped():
+                        raise Outage(f"stopped while {self.endpoint.url} was away")
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                self._waiting = 0
+
+    async def _work(
+        self, client: httpx2.AsyncClient, queue: Iterator[tuple[Key, Request]], progress: Progress | None
+    ) -> None:
+        for key, request in queue:
+            self._keep(key, request, await self._reply(client, self._body(request)), progress)
+
+    def _body(self, request: Request) -> bytes:
+        """Return a request in the protocol's words."""
+        frames = sorted(request.frames)
+        pictures = iter(self.cache.answerer_jpegs(request.item.video, frames) if frames else [])
+        messages: list[dict[str, Any]] = self.messages(request)
+        for message in messages:
+            message["content"] = [
+                _picture(next(pictures).tobytes()) if part["type"] == "image" else part for part in message["content"]
+            ]
+        return json.dumps(
+            {
+                "model": self.name,
+                "messages": messages,
+                "temperature": 0.0,
+                "max_tokens": self.max_new_tokens,
+                # `transformers serve` derives from it the penalty of repetitions that a checkpoint may come with
+                "frequency_penalty": 0.0,
+            }
+        ).encode()
+
+    async def _reply(self, client: httpx2.AsyncClient, body: bytes) -> str:
+        """Return the text of the reply, when there is one; Outage where there will be none."""
+        began: float | None = None
+        attempts = failures = 0
+        longest = LONGEST_PAUSE_S
+        try:
+            while True:
+                try:
+                    text = await self._attempt(client, body)
+                    if began is not None and self._told:
+                        self._told = 0.0
+                        say(f"{self.endpoint.url} answers again")
+                    return text
+                except _Failed as error:
+                    failures += 1
+                    if failures > self.endpoint.retries:
+                        raise Outage(
+                            f"{self.url} failed {failures} times at a request for {self.name!r}: {error}; see the "
+                            f"server's log, where an unknown model's name may be the reason too"
+                        ) from error
+                    pause = 0.0
+                except _Away as error:
+                    if began is None:
+                        began = time.monotonic()
+                        self._waiting += 1
+                    waited = time.monotonic() - began
+                    if waited > self.endpoint.patience_s:
+                        raise Outage(
+                            f"{self.url} was away for {waited:.0f} s ({error}), longer than "
+                            "answerer.endpoint.patience_s allows; start the server, then run the same command again"
+                        ) from error
+                    self._tell(str(error), waited)
+                    pause, longest = error.pause_s, min(LONGEST_PAUSE_S, self.endpoint.patience_s - waited + 0.1)
+                attempts += 1
+                growing = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 10), longest)
+                await asyncio.sleep(max(pause, growing * self._pauses.uniform(0.5, 1.0)))
+        finally:
+            if began is not None:
+                self._waiting -= 1
+
+    async def _attempt(self, client: httpx2.AsyncClient, body: bytes) -> str:
+        try:
+            response = await client.post(self.url, content=body, headers={"Content-Type": "application/json"})
+        except httpx2.ConnectTimeout as error:
+            raise _Away("no connection in time") from error
+        except httpx2.TimeoutException as error:
+            raise _Failed(f"no reply within answerer.endpoint.timeout_s = {self.endpoint.timeout_s:g} s") from error
+        except httpx2.TransportError as error:
+            raise _Away(str(error) or type(error).__name__) from error
+        status = response.status_code
+        if status in AWAY:
+            raise _Away(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
+        if status >= 500:
+            raise _Failed(f"status {status} ({_reason(response)})")
+        if status != 200:
+            raise Outage(await self._refusal(client, response))
+        try:
+            return str(response.json()["choices"][0]["message"]["content"] or "")
+        except (ValueError, LookupError, TypeError) as error:
+            raise _Failed(f"a reply that is none: {shown(response.text)}") from error
+
+    async def _refusal(self, client: httpx2.AsyncClient, response: httpx2.Response) -> str:
+        """Return what is wrong with a request, and what to do."""
+        remedy = "correct answerer.endpoint.url or .model, or the server's options"
+        if response.status_code in (401, 403):
+            remedy = f"put the server's key into the environment variable {KEY}"
+        elif response.status_code in (400, 404):
+            try:
+                known = (await client.get(f"{self.endpoint.url.rstrip('/')}/models")).json()["data"]
+                remedy += f"; the server has {', '.join(str(entry['id']) for entry in known[:5])}"
+            except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+                pass  # not every server lists its models
+        return f"{self.url} refuses a request for {self.name!r}: {response.status_code} ({_reason(response)}); {remedy}"
+
+    def _tell(self, reason: str, waited: float) -> None:
+        """Say that the server is away, not too often."""
+        now = time.monotonic()
+        if now - self._told >= TELL_EVERY_S or not self._told:
+            self._told = now
+            say(
+                f"{self.endpoint.url} does not answer ({reason}); waited {waited:.0f} s of at most "
+                f"{self.endpoint.patience_s:.0f} s, and going on when it is back"
+            )
+
+
+def _picture(jpeg: bytes) -> dict[str, Any]:
+    url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _reason(response: httpx2.Response) -> str:
+    """Return what a server says about an error, in whichever of the usual forms, on one line."""
+    try:
+        said: Any = response.json()
+        for name in ("error", "message", "detail"):
+            said = said[name] if isinstance(said, dict) and name in said else said
+    except ValueError:
+        said = response.text
+    return shown(" ".join(str(said).split()), 300)
+
+
+def _seconds(text: str) -> float:
+    """Return the pause that a Retry-After header asks for, within reason."""
+    return min(float(text), 2 * LONGEST_PAUSE_S) if text.isdecimal() else 0.0
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx2.URL(url).host
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

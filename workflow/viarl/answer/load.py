@@ -1,0 +1,78 @@
+"""The answerer that the configuration names: a model in this process, or one on a server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viarl.answer.answerer import Answerer
+from viarl.answer.asking import Asking
+from viarl.answer.base import BaseAnswerer
+from viarl.answer.endpoint import EndpointAnswerer
+from viarl.answer.reply_cache import ReplyCache
+from viarl.answer.settings import AnswererSettings
+from viarl.checkpoints import weight_files
+from viarl.files import sha256_file
+from viarl.fingerprint import fingerprint
+from viarl.progress import say
+from viarl.vlm import load_model, load_processor, resolve_device
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+
+def load_answerer(
+    model: Path,
+    settings: AnswererSettings,
+    cache: "FrameCache",
+    device: str = "auto",
+    replies: Path | None = None,
+    asking: Asking | None = None,
+) -> BaseAnswerer:
+    """Return an answerer, its model loaded, or its name on the server found.
+
+    Args:
+        model: checkpoint folder, or hub id.
+        settings: how it is asked.
+        cache: the frames.
+        device: of a model in this process.
+        replies: folder that keeps replies for other stages and later starts; None keeps none.
+        asking: a benchmark's way to ask, in place of the settings' prompt.
+
+    Errors: as `load_model`, and as `Endpoint.name`.
+    """
+    if settings.backend == "endpoint":
+        name = settings.endpoint.name(model)
+        say(f"the answerer is {name} at {settings.endpoint.url}")
+        # only {weights} tells one model of that name from another, so else the address belongs to it
+        address = "" if "{weights}" in settings.endpoint.model else settings.endpoint.url
+        kept = _replies(replies, settings, {"name": name, "address": address})
+        return EndpointAnswerer(settings.endpoint, name, cache, settings.prompt, settings.max_new_tokens, kept, asking)
+    loaded = load_model(model, settings.dtype, settings.attention, device)
+    known: dict[str, Any] = {}
+    if replies is not None:
+        revision = str(getattr(loaded.config, "_commit_hash", None))
+        weights = [sha256_file(path) for path in weight_files(model)] or [str(model), revision]
+        # the last bits of sums, and with them now and then a reply, differ between precisions and kinds of device
+        how = {"dtype": settings.dtype, "attention": settings.attention, "device": resolve_device(device).type}
+        known = {"weights": weights, **how}
+    return Answerer(
+        loaded,
+        load_processor(model),
+        cache,
+        settings.prompt,
+        settings.max_new_tokens,
+        settings.batch_size,
+        frames_as=settings.frames_as,
+        replies=_replies(replies, settings, known),
+        asking=asking,
+    )
+
+
+def _replies(folder: Path | None, settings: AnswererSettings, known: dict[str, Any]) -> ReplyCache | None:
+    """Return the kept replies of an answerer; the prompt's text and the frames belong to the request."""
+    if folder is None:
+        return None
+    code = fingerprint(f"viarl.answer.{'endpoint' if settings.backend == 'endpoint' else 'answerer'}")
+    kept = ReplyCache(folder, {"backend": settings.backend, "frames_as": settings.frames_as, "code": code, **known})
+    if len(kept):
+        say(f"{len(kept)} replies of this answerer are known from {kept.folder}")
+    return kept
