@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from small_answerer import MemoryCache, item, model_and_processor, small_answerer
 
-from viarl.answer import answerer as answerer_module
+from viarl.answer import base as answerer_base
 from viarl.answer.answerer import Reply
 from viarl.clip.scores import read_scores, similarities, write_scores
 from viarl.evaluate.rows import SCHEMA, read_rows, write_rows
@@ -322,9 +322,9 @@ def test_a_protocol_and_subtitles_reach_the_answerer_and_eval_json(
 ) -> None:
     monkeypatch.setattr(evaluate_stage, "FrameCache", lambda manifests: CACHE)
     asked: list[str] = []
-    original = answerer_module.answerer_chat
+    original = answerer_base.answerer_chat
     monkeypatch.setattr(
-        answerer_module, "answerer_chat", lambda text, frames: (asked.append(text), original(text, frames))[1]
+        answerer_base, "answerer_chat", lambda text, *shown: (asked.append(text), original(text, *shown))[1]
     )
     (tmp_path / "v0.srt").write_text("1\n00:00:02,000 --> 00:00:04,000\nred it is\n")
     durations = ("short", "short", "medium", "long")
