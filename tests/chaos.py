@@ -303,7 +303,9 @@ def records_lost(run: Checkout, fault: str, port: int, limit_s: float) -> str:
     status, _ = run.run("sync_mlflow", limit_s=limit_s)
     records = list((run.folder / SMOKE / "tracking").rglob("*.jsonl"))
     with sqlite3.connect(store) as connection:
-        ended = connection.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
+        stages = "select run_uuid from tags where key = 'mlflow.parentRunId'"  # the parents stand for no record
+        count = f"select count(*) from runs where status = 'FINISHED' and run_uuid in ({stages})"
+        ended = connection.execute(count).fetchone()[0]
     return "" if status == 0 and ended == len(records) else f"MLflow has {ended} of {len(records)} records"
 
 
