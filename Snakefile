@@ -61,7 +61,7 @@ localrules:
     write_data_card,
     summarise_evaluation,
     judge_gain,
-    last_answers,
+    copy_answers,
     compare_runs,
     make_report,
     sync_mlflow,

@@ -143,7 +143,7 @@ def test_answers_to_the_users_own_questions(fresh: Workflow, tmp_path: Path) -> 
     (tmp_path / "questions.csv").write_text("video,question\na.mp4,Why?\n")
     local = {"folder": str(tmp_path / "videos"), "questions": str(tmp_path / "questions.csv")}
     plan = fresh.plan("results/answers.csv", overlay={"local": local, "cycles": 1})
-    assert plan.counts["last_answers"] == plan.counts["answer_questions"] == plan.counts["train_selector"] == 1
+    assert plan.counts["copy_answers"] == plan.counts["answer_questions"] == plan.counts["train_selector"] == 1
     assert "results/cycle1/answers/local.csv" in plan.outputs and "evaluate" not in plan.counts
     done = fresh.run("-n", "results/answers.csv")
     assert done.returncode == 1 and "config: local.questions = None: local needs it; give the path" in done.output

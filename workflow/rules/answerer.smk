@@ -73,14 +73,16 @@ rule answer_questions:
         " --answerer-model {params.answerer:q} --output {output.answers:q} 2>&1 | tee {log:q}"
 
 
-rule last_answers:
+rule copy_answers:
     """The answers of the last cycle's pair to all questions on your own videos."""
     input:
         answers=lambda w: f"<results>/cycle{last_cycle()}/answers/local.csv",
     output:
         answers="<results>/answers.csv",
     log:
-        "<results>/logs/last_answers/all.log",
+        "<results>/logs/copy_answers/all.log",
+    conda:
+        "../../envs/viarl.yaml"
     resources:
         mem_mb=growing(100),
         runtime=growing(5),
