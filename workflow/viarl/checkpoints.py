@@ -21,11 +21,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from viarl.distributed import any_process, meet, of_first, rank, trained_model
 from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
 from viarl.flatten import flatten
 from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
@@ -68,7 +69,7 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, str], keep: int = 1) -> None:
         self.folder, self.identity, self.keep = folder, dict(identity), keep
         self.lock = FolderLock(folder)
-        self.first = int(os.environ.get("RANK", "0")) == 0  # of several processes (torchrun), one writes
+        self.first = rank() == 0  # of several processes one has the lock and writes
 
     def __enter__(self) -> Self:
         if self.first:
@@ -129,11 +130,13 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> None:
-        """Save the trained model (see `save_model`), then remove the checkpoints."""
-        if trainer.accelerator.is_main_process:
-            self.lock.check()
-            save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, dtype)
+        """Save the trained model (see `save_model`), then remove the checkpoints; to be called by all processes."""
+        self.lock.check()
+        model = trained_model(trainer)
+        if self.first:
+            save_model(model, processor, folder, dtype)
             self.remove()
+        meet()  # no process ends before the model is saved
 
     def remove(self) -> None:
         """Remove what is in the folder, once the training's result is saved; the lock goes when it is released."""
@@ -194,7 +197,7 @@ class CheckpointCallback(TrainerCallback):
         """Ask for a checkpoint and the end of training when a signal has come; LockError without the folder's lock."""
         self.checkpoints.lock.check()
         self.step, self.last = state.global_step, state.max_steps
-        if _any_process(self._signalled is not None):
+        if any_process(self._signalled is not None):
             leave_broken_pipes()
             control.should_save = control.should_training_stop = True
         return control
@@ -231,10 +234,18 @@ class ExactResume:
         try:
             with clear_write_errors(folder):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            meet()  # it is whole when every process has written its part
         except BaseException:
             if trainer.is_world_process_zero():
                 shutil.rmtree(folder, ignore_errors=True)  # half written; on a full disk it is also in the way
             raise
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """Train; all processes go on from the first one's checkpoint, for it alone has the folder's lock."""
+        step = of_first(int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0)
+        trainer: Any = super()
+        folder = Path(cast(Any, self).args.output_dir) / f"checkpoint-{step}"
+        return trainer.train(resume_from_checkpoint=str(folder) if step else None, **options)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         trainer: Any = self
@@ -248,15 +259,6 @@ class ExactResume:
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
-
-
-def _any_process(flag: bool) -> bool:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.distributed.get_backend() == "nccl" else None
-    raised = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
-    return bool(raised.item())
 
 
 def restore_weights(model: Any, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from viarl import tracking
 from viarl.answer.answerer import Answerer
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
+from viarl.distributed import own_tower
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
 from viarl.rl.config import Lora
@@ -114,7 +115,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             Example(item, frames, target_text(tuning.target, item, reply))
             for (item, frames), reply in zip(usable, replies, strict=True)
         ]
-        frozen = None if tuning.train_vision else model
+        frozen = None if tuning.train_vision else own_tower(model)
         prompts = AnswererPrompts(Encoder(model, processor), cache, answerer.prompt, frozen)
         stop = CheckpointCallback(checkpoints)
         trainer = SupervisedTrainer(
