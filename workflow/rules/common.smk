@@ -13,6 +13,7 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
+from viarl.config import accelerate_file
 from viarl.fingerprint import fingerprint
 from viarl.runs import run_name
 from viarl.tracking import git_tags
@@ -155,10 +156,19 @@ def growing(amount):
     return lambda w, attempt: amount * attempt
 
 
+def launcher(config):
+    """How the trainings are started; one process without sharding needs no launcher."""
+    processes, name = config["launcher"]["processes"], config["launcher"]["config"]
+    if processes == 1 and name == "ddp":
+        return {"processes": 1, "config": None}
+    return {"processes": processes, "config": str(accelerate_file(name, Path(workflow.basedir)))}
+
+
 def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {
         "device": config["device"],
+        "launcher": launcher(config),
         **only(config["frames"], ["max_bad_share", "timeout_s"]),
         "clip": only(config["clip"], ["batch_size"]),
         "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},

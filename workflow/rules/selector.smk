@@ -38,7 +38,7 @@ rule initialise_selector:
         features=features,
         code=fingerprint("viarl.stages.initialise_selector"),
     shell:
-        "python -m viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.launch viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --selector-model {params.selector:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 
@@ -80,7 +80,7 @@ rule train_selector:
         features=features,
         code=fingerprint("viarl.stages.train_selector"),
     shell:
-        "python -m viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.launch viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 

@@ -25,6 +25,7 @@ from jsonschema.validators import extend
 from viarl.faults import listed, shown
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
+CHECKOUT = SCHEMA.parents[2]
 STAND_IN = "stand-in"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TYPES = {
@@ -218,6 +219,38 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def accelerate_file(name: str, checkout: Path) -> Path:
+    """Return the file that launcher.config names: one of `checkout`/envs/accelerate by its name, or one by its path."""
+    own = checkout / "envs" / "accelerate" / f"{name}.yaml"
+    return own if own.is_file() else Path(name)
+
+
+def _launcher(
+    launcher: Mapping[str, Any], device: str, selector: Mapping[str, Any], answerer: Mapping[str, Any]
+) -> Iterator[str]:
+    """Whether the batches can be shared evenly by the processes, and these can be started."""
+    processes, name = launcher["processes"], launcher["config"]
+    if not (file := accelerate_file(name, CHECKOUT)).is_file():
+        known = [path.stem for path in (CHECKOUT / "envs" / "accelerate").glob("*.yaml")]
+        yield f"launcher.config = {shown(name)}: no such file; {nearest(name, known)}"
+    elif device == "cpu" and file.stem in ("fsdp2", "deepspeed_zero3"):
+        yield f"launcher.config = {shown(name)}: needs GPUs, but device = 'cpu'; set it to 'ddp'"
+    for section, batch, part, training in (
+        ("selector.training", "prompts_per_step", "groups_per_microbatch", selector["training"]),
+        ("selector.start", "batch_size", "micro_batch_size", selector["start"]),
+        ("answerer.tuning", "batch_size", "micro_batch_size", answerer["tuning"]),
+    ):
+        total, size = training[batch], training[part]
+        if total % processes:
+            yield (
+                f"{section}.{batch} = {total}: cannot be shared evenly by launcher.processes = {processes}; change one of "
+                "them"
+            )
+        elif size and total // processes % size:
+            each = f"the {total // processes} of each of {processes} processes" if processes > 1 else f"{batch} = {total}"
+            yield f"{section}.{part} = {size}: does not divide {each}; change one of them, or set it to 0"
+
+
 def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
     if training["group_size"] < 2:
@@ -363,6 +396,7 @@ def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iter
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
+    _launcher: ("launcher", "device", "selector", "answerer"),
     _selector: ("selector", "reward"),
     _answerer: ("answerer",),
     _clip: ("clip",),
