@@ -26,6 +26,7 @@ rule tune_answerer:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(4000),
         runtime=growing(2880),

@@ -164,6 +164,11 @@ def launcher(config):
     return {"processes": processes, "config": str(accelerate_file(name, Path(workflow.basedir)))}
 
 
+def processes(w):
+    """The processes of a training, a core each; the SLURM profile asks for as many GPUs."""
+    return GRAPH.config(w.run)["launcher"]["processes"]
+
+
 def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {

@@ -29,6 +29,7 @@ rule initialise_selector:
         c="0",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(4000),
         runtime=growing(2880),
@@ -63,6 +64,7 @@ rule train_selector:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(6000),
         runtime=growing(4320),

@@ -241,14 +241,12 @@ def _launcher(
         ("answerer.tuning", "batch_size", "micro_batch_size", answerer["tuning"]),
     ):
         total, size = training[batch], training[part]
+        each = total // processes
         if total % processes:
-            yield (
-                f"{section}.{batch} = {total}: cannot be shared evenly by launcher.processes = {processes}; change one of "
-                "them"
-            )
-        elif size and total // processes % size:
-            each = f"the {total // processes} of each of {processes} processes" if processes > 1 else f"{batch} = {total}"
-            yield f"{section}.{part} = {size}: does not divide {each}; change one of them, or set it to 0"
+            yield f"{section}.{batch} = {total}: no multiple of launcher.processes = {processes}; change one of them"
+        elif size and each % size:
+            what = f"{section}.{batch} = {total}" + (f" over launcher.processes = {processes}" if processes > 1 else "")
+            yield f"{section}.{part} = {size}: does not divide {what}; change one of them, or set it to 0"
 
 
 def _selector(selector: Mapping[str, Any], reward: Mapping[str, float]) -> Iterator[str]:

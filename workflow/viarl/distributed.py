@@ -1,7 +1,7 @@
 """What the processes of one training have in common: who is first, what all agree on, weights that lie in shards.
 
-viarl.launch starts them, and each finds its place in the environment (RANK, LOCAL_RANK, WORLD_SIZE). In a training of one
-process every function here does nothing, or returns what it was given. All processes must call what is marked as
+viarl.launch starts them, and each finds its place in the environment (RANK, LOCAL_RANK, WORLD_SIZE). In a training of
+one process every function here does nothing, or returns what it was given. All processes must call what is marked as
 collective, in the same order.
 """
 
@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
+
+# Seconds that a process waits for the others: the first one may have to wait for the folder's lock (viarl.lock).
+TIMEOUT_S = 3600
 
 
 def rank() -> int:

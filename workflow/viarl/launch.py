@@ -2,8 +2,9 @@
 
     python -m viarl.launch viarl.stages.train_selector --settings '{…}' --items a.jsonl …
 
-`launcher` in $VIARL_RUNTIME says how. One process without sharding is the stage itself, in this very process. Several run
-on this machine alone (more machines are not supported), each on its own GPU (viarl.launched); the log is the first one's.
+`launcher` in $VIARL_RUNTIME says how. One process without sharding is the stage itself, in this very process. Several
+run on this machine alone (more machines are not supported), each on its own GPU (viarl.launched); the log is the first
+one's.
 
 SIGTERM and SIGINT are passed on to all of them, which save a checkpoint and end; the exit status is then 143 or 130, as
 that of one process. When one fails, the others are ended, within half a minute also where they wait for the dead one.
@@ -111,8 +112,8 @@ def _check(launcher: Launcher) -> None:
 
         if (found := torch.cuda.device_count()) < launcher.processes:
             raise ValueError(
-                f"launcher.processes = {launcher.processes}, but this job sees {found} GPUs; lower it, or ask for as many "
-                f"GPUs (SLURM: gres gpu:{launcher.processes} of the training rules in slurm/config.yaml)"
+                f"launcher.processes = {launcher.processes}, but this job sees {found} GPUs; lower it, or ask for as "
+                f"many (SLURM: gres gpu:{launcher.processes} of the training rules in slurm/config.yaml)"
             )
 
 
@@ -129,12 +130,14 @@ def _accelerate_arguments(module: str, arguments: Sequence[str], launcher: Launc
     known: Any = launch_command_parser().parse_args([*options, "viarl.launched", module, *arguments])
     # of torch's launcher, which accelerate calls: it finds a free port, on loopback
     known.standalone, known.local_addr, known.main_process_port = True, "127.0.0.1", 0
+    # the job's cores are shared by its processes
+    known.num_cpu_threads_per_process = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // launcher.processes)
     known.signals_to_handle = "SIGHUP"  # those that end a job politely are handled here, without a time limit
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     if _on_cpu(launcher):
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def _told(number: int, code: int, processes: int, told: Sequence[int]) -> int:
@@ -144,7 +147,7 @@ def _told(number: int, code: int, processes: int, told: Sequence[int]) -> int:
         return 128 + told[0] if told else status
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     say(
-        f"error: process {number + 1} of {processes} {how}, and the others were ended; the cause stands above (a SIGKILL "
+        f"error: process {number + 1} of {processes} {how}, and the others were ended; the cause stands above (SIGKILL "
         "comes from the system where memory is short). The same command goes on from the last checkpoint"
     )
     return status

@@ -24,12 +24,12 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
-from viarl.distributed import processes
+from viarl.distributed import TIMEOUT_S, processes
 from viarl.items import Item
 from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
 from viarl.rl.config import SCHEDULES, SelectorTask
-from viarl.rl.data import RolloutSampler, share, training_rows
+from viarl.rl.data import RolloutSampler, training_rows
 from viarl.rl.hooks import check_trl
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
 from viarl.rl.reward import Answers, Scored, score_completions
@@ -113,9 +113,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         self.task, self.items, self.prompts, self.answers, self.recall = task, list(items), prompts, answers, recall
         self.setting = training = task.training
         self.adapters = task.lora.enabled
-        self.local_groups = share(training.prompts_per_step, processes(), "processes")
-        self.microbatch = training.groups_per_microbatch or self.local_groups
-        self.accumulation = share(self.local_groups, self.microbatch, "groups_per_microbatch")
+        self.local_groups, self.microbatch, self.accumulation = training.shares(processes())
         model.model.visual.requires_grad_(training.train_vision)
         attention.enable(model)
         reference = self._make_reference(model)
@@ -167,6 +165,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             disable_tqdm=True,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
+            ddp_timeout=TIMEOUT_S,
         )
 
     # --- reference model -------------------------------------------------------------------------------------------
