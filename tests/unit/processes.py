@@ -6,11 +6,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+
+from viarl.distributed import meet
 
 
 def start_child(function: Callable[[], object], longest_s: int = 120) -> int:
@@ -75,9 +78,20 @@ def in_processes(function: Callable[[], object], count: int, sharding: str = "")
         if sharding:
             os.environ.update(FSDP2)
             _let_cpus_shard()
-        function()
+        try:
+            function()
+        except SystemExit:
+            _end_together()
+            raise
+        _end_together()
 
     return [end_of(pid) for pid in [start_child(partial(member, number)) for number in range(count)]]
+
+
+def _end_together() -> None:
+    """As viarl.launched does: who ends cuts the connections that another may still read from."""
+    with suppress(RuntimeError):
+        meet()
 
 
 def _let_cpus_shard() -> None:

@@ -22,10 +22,10 @@ from viarl.items import write_records
 from viarl.rl.config import Lora
 from viarl.stages import train_selector, tune_answerer
 
-# One and two processes take the same micro-batches. The answerer's gradients are then the same sums: bit-equal weights.
-# The selector's are whitened by sums over all tokens, taken in another order: 1e-7 of a gradient, which Adam passes on to
-# weights that move by 3e-3 in a step. (Other micro-batches change more, also in one process: up to 6e-4 in the answerer,
-# where Adam blows up the rounding of gradients that are next to nothing.)
+# One and two processes take the same micro-batches. The answerer's gradients are then the same sums, its weights
+# bit-equal. The selector's returns are whitened by sums over all tokens, taken in another order: 1e-7 of a gradient,
+# which Adam passes on to weights that move by 3e-3 in a step. (Other micro-batches change more, also in one process: up
+# to 6e-4 in the answerer, where Adam blows up the rounding of gradients that are next to nothing.)
 WEIGHTS = {"selector": 1e-5, "answerer": 0.0}
 OTHER_LAYOUT = 2e-3
 MEASURES = 1e-4  # relative

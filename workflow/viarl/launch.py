@@ -17,6 +17,7 @@ import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -78,7 +79,8 @@ class Signals:
 
         started = psutil.Process().children()
         for process in started:
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
         return bool(started)
 
 

@@ -13,6 +13,7 @@ import runpy
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import TextIO
 
 import torch
@@ -76,8 +77,9 @@ def main() -> None:
     sys.argv = sys.argv[1:]
     status = run_stage(sys.argv[0])
     if status in POLITE and distributed.is_initialized():
-        meet()  # who ended while others still write would have them ended
-        distributed.destroy_process_group()
+        with suppress(RuntimeError):  # the connection to one that has been here is lost
+            meet()  # who ended while others still write would have them ended
+            distributed.destroy_process_group()
     if status not in POLITE:
         kept.show(shown)
     sys.stdout.flush()
