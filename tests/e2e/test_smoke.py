@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = REPOSITORY / "results" / "smoke"
@@ -83,3 +84,14 @@ def test_offline_report(smoke: Path, tmp_path: Path) -> None:
     text = page.read_text()
     for name in ("accuracy.png", "rewards.png", "comparison.csv"):
         assert name in text
+
+
+def test_two_processes_train_the_same_selector(smoke: Path, tmp_path: Path) -> None:
+    """Through the rules and the launcher, on the same videos, frames and models."""
+    paths = f"pathvars={{results: {tmp_path}, data: {smoke / 'data'}}}"
+    target = tmp_path / "cycle1" / "selector" / "model.safetensors"
+    snakemake(str(target), "--config", paths, "launcher={processes: 2}")
+    log = (tmp_path / "logs" / "train_selector" / "cycle1.log").read_text()
+    assert log.count("steps of selector training: 0/5") == 1  # of one process
+    one, two = load_file(smoke / "cycle1" / "selector" / "model.safetensors"), load_file(target)
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4  # five steps of at most 5e-4

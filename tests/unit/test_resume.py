@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import in_child
+from processes import in_processes
 from safetensors.torch import load_file
 from small_answerer import MemoryCache, item, model_and_processor
 from small_selector import ITEMS, save_start
@@ -50,33 +50,46 @@ class Draws(TrainerCallback):
 
 
 class SignalAt(TrainerCallback):
-    """Sends this process a signal at the beginning of a step (from 0), before its forward pass."""
+    """Sends a process of the training a signal at the beginning of a step (from 0), before its forward pass."""
 
-    def __init__(self, step: int, number: signal.Signals) -> None:
-        self.step, self.number = step, number
+    def __init__(self, step: int, number: signal.Signals, rank: int = 0) -> None:
+        self.step, self.number, self.rank = step, number, rank
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
+        if state.global_step == self.step and args.process_index == self.rank:
             os.kill(os.getpid(), self.number)
 
 
 class Job:
-    """A training stage in a folder, run in child processes."""
+    """A training stage in a folder, run in child processes: one, or several that train together."""
 
-    def __init__(self, stage: Any, trainer: str, settings: Any, folder: Path) -> None:
-        self.stage, self.trainer, self.folder = stage, trainer, folder
+    def __init__(
+        self, stage: Any, trainer: str, settings: Any, folder: Path, processes: int = 1, sharding: str = ""
+    ) -> None:
+        self.stage, self.trainer, self.folder, self.processes, self.sharding = (
+            stage,
+            trainer,
+            folder,
+            processes,
+            sharding,
+        )
         record = Tracking(record=folder / "record.jsonl", root=folder, stage="x", defer_below_s=1e9)
         self.settings = replace(settings, output=folder / "model" / "model.safetensors", tracking=record)
         self.folder.mkdir(exist_ok=True)
 
     def run(self, *callbacks: TrainerCallback, before: Callable[[], object] = lambda: None) -> int:
-        """Run it in a child process with some callbacks; return how it ended."""
+        """Run it with some callbacks; return how it ended."""
+        return self.run_all(*callbacks, before=before)[0]
+
+    def run_all(self, *callbacks: TrainerCallback, before: Callable[[], object] = lambda: None) -> list[int]:
+        """Run it with some callbacks; return how each process ended."""
         real, draws = getattr(self.stage, self.trainer), Draws(self.folder / "draws")
 
         class Watched(real):  # type: ignore[misc,valid-type]
             def train(self, **options: Any) -> Any:
                 for callback in (*callbacks, draws):
-                    self.add_callback(callback)
+                    if callback is not draws or self.args.process_index == 0:
+                        self.add_callback(callback)
                 return super().train(**options)
 
         def child() -> None:
@@ -85,7 +98,7 @@ class Job:
             before()
             self.stage.main(self.settings)
 
-        return in_child(child)
+        return in_processes(child, self.processes, self.sharding)
 
     def result(self) -> dict[str, Any]:
         """All that must not depend on interruptions."""

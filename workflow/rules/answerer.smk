@@ -28,6 +28,7 @@ rule tune_answerer:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(4000),
         runtime=growing(2880),
@@ -36,7 +37,7 @@ rule tune_answerer:
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.tune_answerer"),
     shell:
-        "python -m viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.launch viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
         " --output {output.model:q} 2>&1 | tee {log:q}"
 

@@ -13,7 +13,7 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
-from viarl.config import STAND_IN
+from viarl.config import STAND_IN, accelerate_file
 from viarl.fingerprint import fingerprint
 from viarl.hub.sets import REPOSITORIES
 from viarl.runs import run_name
@@ -179,10 +179,24 @@ def kept_replies(answerer):
     return None if quick else workflow.pathvars.apply("<data>/replies")
 
 
+def launcher(config):
+    """How the trainings are started; one process without sharding needs no launcher."""
+    processes, name = config["launcher"]["processes"], config["launcher"]["config"]
+    if processes == 1 and name == "ddp":
+        return {"processes": 1, "config": None}
+    return {"processes": processes, "config": str(accelerate_file(name, Path(workflow.basedir)))}
+
+
+def processes(w):
+    """The processes of a training, a core each; the SLURM profile asks for as many GPUs."""
+    return GRAPH.config(w.run)["launcher"]["processes"]
+
+
 def runtime(config):
     """What stages are told round Snakemake's bookkeeping."""
     return {
         "device": config["device"],
+        "launcher": launcher(config),
         **only(config["frames"], ["max_bad_share", "timeout_s"]),
         "hub": only(config["hub"], ["keep_archives", "max_missing_share"]),
         "clip": only(config["clip"], ["batch_size"]),

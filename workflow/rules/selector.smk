@@ -31,6 +31,7 @@ rule initialise_selector:
         c="0",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(4000),
         runtime=growing(2880),
@@ -40,7 +41,7 @@ rule initialise_selector:
         features=features,
         code=fingerprint("viarl.stages.initialise_selector"),
     shell:
-        "python -m viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.launch viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --selector-model {params.selector:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 
@@ -65,6 +66,7 @@ rule train_selector:
         c=r"[1-9]\d*",
     conda:
         "../../envs/viarl.yaml"
+    threads: processes
     resources:
         mem_mb=growing(6000),
         runtime=growing(4320),
@@ -82,7 +84,7 @@ rule train_selector:
         features=features,
         code=fingerprint("viarl.stages.train_selector"),
     shell:
-        "python -m viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.launch viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 

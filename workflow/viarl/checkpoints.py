@@ -26,6 +26,7 @@ from typing import Any, Self
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from viarl.distributed import any_process, meet, of_first, rank, trained_model
 from viarl.faults import Outage
 from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
 from viarl.flatten import flatten
@@ -69,7 +70,7 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, str], keep: int = 1) -> None:
         self.folder, self.identity, self.keep = folder, dict(identity), keep
         self.lock = FolderLock(folder)
-        self.first = int(os.environ.get("RANK", "0")) == 0  # of several processes (torchrun), one writes
+        self.first = rank() == 0  # of several processes one has the lock and writes
 
     def __enter__(self) -> Self:
         if self.first:
@@ -130,11 +131,13 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> None:
-        """Save the trained model (see `save_model`), then remove the checkpoints."""
-        if trainer.accelerator.is_main_process:
-            self.lock.check()
-            save_model(trainer.accelerator.unwrap_model(trainer.model), processor, folder, dtype)
+        """Save the trained model (see `save_model`), then remove the checkpoints; to be called by all processes."""
+        self.lock.check()
+        model = trained_model(trainer)
+        if self.first:
+            save_model(model, processor, folder, dtype)
             self.remove()
+        meet()  # no process ends before the model is saved
 
     def remove(self) -> None:
         """Remove what is in the folder, once the training's result is saved; the lock goes when it is released."""
@@ -235,11 +238,16 @@ class ExactResume:
 
     adapters = False
 
-    def train(self, *args: Any, **options: Any) -> Any:
-        """Train; an Outage is raised again once a checkpoint holds the steps that were done."""
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """Train; all processes go on from the first one's checkpoint, for it alone has the folder's lock.
+
+        An Outage is raised again once a checkpoint holds the steps that were done.
+        """
         trainer: Any = self
+        step = of_first(int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0)
+        resumed = str(Path(trainer.args.output_dir) / f"checkpoint-{step}") if step else None
         try:
-            return super().train(*args, **options)  # type: ignore[misc]
+            return super().train(resume_from_checkpoint=resumed, **options)  # type: ignore[misc]
         except Outage:
             step = trainer.state.global_step
             if step and not _is_complete(Path(trainer.args.output_dir) / f"checkpoint-{step}"):
@@ -254,6 +262,7 @@ class ExactResume:
         try:
             with clear_write_errors(folder):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            meet()  # it is whole when every process has written its part
         except BaseException:
             if trainer.is_world_process_zero():
                 shutil.rmtree(folder, ignore_errors=True)  # half written; on a full disk it is also in the way
@@ -271,16 +280,6 @@ class ExactResume:
 
     def _send_telemetry(self) -> None:
         """Send nothing."""
-
-
-def any_process(flag: bool) -> bool:
-    """Tell whether the flag is set in any process of the training; all of them must ask."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.distributed.get_backend() == "nccl" else None
-    raised = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
-    return bool(raised.item())
 
 
 def restore_weights(model: Any, checkpoint: Path) -> None:

@@ -1,7 +1,8 @@
 """How what is wrong is told: a short line for each finding about an input, all of a file at once, a bounded number."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LISTED = 50  # findings that are printed; the rest is counted
@@ -33,3 +34,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(str(entry) for entry in known)
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def left_out(reasons: Mapping[str, str], total: int) -> str:
+    """Return the list of questions that are left out of a training: how many of `total`, and which, with reasons."""
+    counts = Counter(reason.partition(":")[0] for reason in reasons.values())
+    why = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
+    named = listed([f"  {name}: {reason}" for name, reason in reasons.items()])
+    return f"{len(reasons)} of {total} training questions are left out ({why})\n{named}"

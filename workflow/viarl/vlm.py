@@ -6,6 +6,7 @@ prompt alone, and a completion goes on from the largest position of its prompt, 
 them to the model's forward would place completions differently in training and in generation.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +72,11 @@ class Prompt:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device; "auto" is CUDA where there is one, else the CPU."""
+    """Return the device; "auto" is CUDA where there is one, else the CPU. Each of several processes has its own GPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(device, int(os.environ["LOCAL_RANK"]))
     return torch.device(device)
 
 

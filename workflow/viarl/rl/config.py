@@ -83,6 +83,23 @@ class Training:
                 f"training.steps {self.steps} must be a multiple of updates_per_rollout {self.updates_per_rollout}"
             )
 
+    def shares(self, processes: int) -> tuple[int, int, int]:
+        """Return the groups of a step in each process, those of its microbatches, and how many these are.
+
+        ValueError where they cannot be shared evenly.
+        """
+        local = _share(self.prompts_per_step, processes, "processes")
+        microbatch = self.groups_per_microbatch or local
+        return local, microbatch, _share(local, microbatch, "groups_per_microbatch")
+
+
+def _share(total: int, part: int, what: str) -> int:
+    if total % part:
+        raise ValueError(
+            f"training.prompts_per_step: {total} groups cannot be shared evenly among {part} {what}; change one of them"
+        )
+    return total // part
+
 
 @dataclass(frozen=True)
 class SelectorTask:

@@ -40,12 +40,3 @@ class RolloutSampler(Sampler[int]):
         for start in range(0, self.rows, self.rows_a_rollout):
             for _ in range(self.repeats):
                 yield from range(start, start + self.rows_a_rollout)
-
-
-def share(total: int, part: int, what: str) -> int:
-    """Return total / part; ValueError if groups cannot be shared evenly."""
-    if total % part:
-        raise ValueError(
-            f"training.prompts_per_step: {total} groups cannot be shared evenly among {part} {what}; change one of them"
-        )
-    return total // part

@@ -11,7 +11,6 @@ What it changes in `GRPOTrainer`, and nothing else of it is used but its loop, o
 """
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,23 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.models import prepare_deepspeed, prepare_fsdp
 
 from viarl.adapters import lora_config
-from viarl.checkpoints import ExactResume, any_process
+from viarl.checkpoints import ExactResume
+from viarl.distributed import TIMEOUT_S, any_process, processes
 from viarl.faults import Outage
 from viarl.items import Item
 from viarl.rl import attention
 from viarl.rl.advantages import policy_loss, token_advantages
 from viarl.rl.config import SCHEDULES, SelectorTask
-from viarl.rl.data import RolloutSampler, share, training_rows
+from viarl.rl.data import RolloutSampler, training_rows
 from viarl.rl.hooks import check_trl
 from viarl.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
 from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
 from viarl.rl.step_log import StepLog
+from viarl.rl.whole import whole_model
 from viarl.vlm import completion_text
 
 # Largest difference of log-probabilities between two layouts of the same computation.
@@ -113,10 +114,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         self.task, self.items, self.prompts, self.answers, self.recall = task, list(items), prompts, answers, recall
         self.setting = training = task.training
         self.adapters = task.lora.enabled
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_groups = share(training.prompts_per_step, processes, "processes")
-        self.microbatch = training.groups_per_microbatch or self.local_groups
-        self.accumulation = share(self.local_groups, self.microbatch, "groups_per_microbatch")
+        self.local_groups, self.microbatch, self.accumulation = training.shares(processes())
         model.model.visual.requires_grad_(training.train_vision)
         attention.enable(model)
         reference = self._make_reference(model)
@@ -168,6 +166,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             disable_tqdm=True,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
+            ddp_timeout=TIMEOUT_S,
         )
 
     # --- reference model -------------------------------------------------------------------------------------------
@@ -258,21 +257,16 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         prompts = self.prompts.prompts(items)
         if self.setting.train_vision and any(prompt.pixels is None for prompt in prompts):
             raise ValueError("training.train_vision needs prompts with pixels (viarl.rl.rollout.PixelPrompts)")
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, self.accelerator.autocast():
-            was_training = model.training
-            model.eval()
-            try:
-                return roll_out(
-                    model,
-                    self.processing_class,
-                    prompts,
-                    [group_draws(self.task.seed, slot, size, tokens) for slot in slots],
-                    max_new_tokens=tokens,
-                    temperature=self.setting.temperature,
-                    groups_at_once=self.setting.groups_per_rollout,
-                )
-            finally:
-                model.train(was_training)
+        with whole_model(self) as model, self.accelerator.autocast():
+            return roll_out(
+                model,
+                self.processing_class,
+                prompts,
+                [group_draws(self.task.seed, slot, size, tokens) for slot in slots],
+                max_new_tokens=tokens,
+                temperature=self.setting.temperature,
+                groups_at_once=self.setting.groups_per_rollout,
+            )
 
     def _check(self, group: Group) -> None:
         with self.accelerator.autocast():

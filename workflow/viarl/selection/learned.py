@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from viarl.distributed import own_tower
 from viarl.files import atomic_path
 from viarl.items import Item
 from viarl.memory import Recent
@@ -164,7 +165,8 @@ def load_selector(
 ) -> tuple[Any, SelectorPrompts]:
     """Load a selector (see `load_model`) and its prompts."""
     model = load_model(source, settings.dtype, settings.attention, device)
-    return model, SelectorPrompts(model, load_processor(source), cache, settings.prompt, selected, features_folder)
+    processor, tower = load_processor(source), own_tower(model)
+    return model, SelectorPrompts(tower, processor, cache, settings.prompt, selected, features_folder)
 
 
 def tower_fingerprint(model: Any) -> str:

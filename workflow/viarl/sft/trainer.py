@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
+from viarl.distributed import TIMEOUT_S
 from viarl.families import tower_output
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
@@ -125,6 +126,8 @@ def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=TIMEOUT_S,
     )
     size, accumulation = tuning.micro_batches(config.world_size)
     config.per_device_train_batch_size, config.gradient_accumulation_steps = size, accumulation

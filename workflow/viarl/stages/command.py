@@ -74,7 +74,7 @@ def _fill(kind: Any, given: dict[str, Any], runtime: dict[str, Any]) -> dict[str
     return filled
 
 
-def _of_run(runtime: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def of_run(runtime: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Return the runtime values for the run that the job belongs to: an ablation may have its own."""
     parts = values.get("tracking", {}).get("run", "").split("/")
     own = runtime.get("ablations", {}).get(parts[1], {}) if parts[0] == "ablations" else {}
@@ -96,7 +96,7 @@ def parse(settings_class: type[T], arguments: list[str]) -> T:
         runtime: dict[str, Any] = json.loads(os.environ.get(RUNTIME_VARIABLE, "{}"))
     except json.JSONDecodeError as error:
         raise ValueError(f"--settings and ${RUNTIME_VARIABLE} must be JSON objects ({error})") from error
-    values = _fill(settings_class, values, _of_run(runtime, values))
+    values = _fill(settings_class, values, of_run(runtime, values))
     for name, path in options.items():
         if path is not None:
             values[name] = path

@@ -9,6 +9,7 @@ from statistics import fmean
 from viarl import tracking
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
 from viarl.clip.scores import read_scores
+from viarl.distributed import processes
 from viarl.evaluate.statistics import evidence_recall
 from viarl.items import read_items
 from viarl.monitor import Monitor
@@ -68,6 +69,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
+    settings.selector.start.micro_batches(processes())  # uneven batches are refused before anything is loaded
     selector, folder, source = settings.selector, settings.output.parent, settings.selector_model
     same_result = {"start": asdict(selector.start.same_result()), "batch_size": 0, "model": str(source)}
     known = {

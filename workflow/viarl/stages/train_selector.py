@@ -11,8 +11,11 @@ from viarl import tracking
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
+from viarl.distributed import processes
+from viarl.faults import left_out
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
+from viarl.progress import say
 from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
 from viarl.rl.hooks import quiet_libraries
 from viarl.rl.reward import RecallOf
@@ -85,16 +88,22 @@ def known_settings(settings: Settings) -> dict[str, object]:
 
 
 def trainable(items: Sequence[Item], cache: FrameCache) -> list[Item]:
-    """Return the questions that can be trained on: with an answer and a video with enough frames."""
-    if usable := [item for item in items if item.answer and item.video in cache]:
-        return usable
-    raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
+    """Return the questions that can be trained on: with an answer and a video with enough frames; list the others."""
+    usable = [item for item in items if item.answer and item.video in cache]
+    if not usable:
+        raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
+    reasons = {item.id: "no answer" for item in items if not item.answer}
+    reasons |= {item.id: f"no frames: {cache.bad.get(item.video)}" for item in items if item.video not in cache}
+    if reasons:
+        say(left_out(reasons, len(items)))
+    return usable
 
 
 def main(settings: Settings) -> None:
     """Train and save; a run that was stopped goes on from its last checkpoint."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
+    settings.training.shares(processes())  # uneven batches are refused before anything is loaded
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
     for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
         files[f"{role} weights"] = weight_files(model_folder)

@@ -8,8 +8,11 @@ from viarl import tracking
 from viarl.answer.answerer import Answerer
 from viarl.answer.settings import AnswererSettings
 from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
+from viarl.distributed import own_tower, processes
+from viarl.faults import left_out
 from viarl.items import Item, read_items
 from viarl.monitor import Monitor
+from viarl.progress import say
 from viarl.rl.config import Lora
 from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
@@ -56,18 +59,23 @@ class Settings:
 
 
 def tunable(items: Sequence[Item], picks: dict[str, Pick], source: Path) -> list[tuple[Item, tuple[int, ...]]]:
-    """Return the items that can be trained on, with their frames: those with an answer and a pick that did not fail."""
+    """Return the items that can be trained on, with their frames, and list the others: no answer, or no pick."""
     if missing := [item.id for item in items if item.id not in picks]:
         raise ValueError(f"{source} lacks {len(missing)} items, such as {missing[:3]}; run select_frames again")
     usable = [(item, picks[item.id].indices) for item in items if item.answer and not picks[item.id].failed]
     if not usable:
         raise ValueError(f"none of the {len(items)} training questions has both an answer and a video with frames")
+    reasons = {item.id: "no answer" for item in items if not item.answer}
+    reasons |= {item.id: f"no frames: {picks[item.id].failed}" for item in items if picks[item.id].failed}
+    if reasons:
+        say(left_out(reasons, len(items)))
     return usable
 
 
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
+    settings.answerer.tuning.micro_batches(processes())  # uneven batches are refused before anything is loaded
     answerer, folder = settings.answerer, settings.output.parent
     start = settings.answerer_model
     known = {
@@ -116,7 +124,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             Example(item, frames, target_text(tuning.target, item, reply))
             for (item, frames), reply in zip(usable, replies, strict=True)
         ]
-        frozen = None if tuning.train_vision else model
+        frozen = None if tuning.train_vision else own_tower(model)
         encoder = Encoder(model, processor)
         prompts = AnswererPrompts(encoder, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
         stop = CheckpointCallback(checkpoints)
