@@ -58,10 +58,11 @@ def test_another_seed(fresh: Workflow) -> None:
 
 
 def test_paper_scale(fresh: Workflow) -> None:
-    """Hub models need no stand-ins; the jobs stay in the low hundreds."""
+    """Hub models and data sets need neither stand-ins nor generated videos; the jobs stay in the low hundreds."""
     plan = fresh.plan("--configfile", "presets/paper.yaml")
-    assert "build_stand_ins" not in plan.counts
-    assert plan.counts["cache_frames"] == 16 + 2 * 4
+    assert not {"build_stand_ins", "make_needle"} & set(plan.counts)
+    assert plan.counts["fetch_dataset"] == 1 + 3
+    assert plan.counts["cache_frames"] == 16 + 3 * 4
     assert sum(plan.counts.values()) < 200
     assert all(path.startswith("results/paper/") for path in plan.outputs)
 
@@ -71,7 +72,6 @@ def test_a_grid_of_ablations_at_paper_scale(fresh: Workflow) -> None:
     names = [f"length_{weight}" for weight in range(1, 11)]
     overlay = {
         "cycles": 4,
-        "benchmarks": ["needle", "needle_shifted", "needle_validation"],
         "ablations": {
             name: {"hypothesis": "h", "overlay": {"reward": {"length": 0.01 * weight}}}
             for weight, name in enumerate(names, 1)
