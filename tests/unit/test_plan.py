@@ -30,7 +30,8 @@ from viarl.video.encode import fitted as really_fitted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-PAPER = overlaid(DEFAULT, yaml.safe_load((REPOSITORY / "presets" / "paper.yaml").read_text()) | {"dataset": "local"})
+ONE_GPU = {"dataset": "local", "benchmarks": DEFAULT["benchmarks"], "launcher": DEFAULT["launcher"]}
+PAPER = overlaid(DEFAULT, yaml.safe_load((REPOSITORY / "presets" / "paper.yaml").read_text()) | ONE_GPU)
 SETS = {"local_train": (8000, 8000), "needle": (500, 1000), "needle_shifted": (300, 600), "needle_train": (10, 20)}
 
 
