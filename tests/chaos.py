@@ -2,6 +2,7 @@
 
     python tests/chaos.py --folder ../chaos                    # 20 runs; about 4 minutes each on 2 cores
     python tests/chaos.py --folder ../chaos --runs 3 --seed 5 --only kill_main kill_group
+    python tests/chaos.py --folder ../chaos --first 8          # the same series from its run 8 on
 
 Each run starts from nothing in a clone of this checkout's last commit (`.venv` is linked). After the fault the same
 command is given again, and before it only what Snakemake's or a stage's own message asks for: `--unlock`,
@@ -476,7 +477,8 @@ def main() -> int:
     """Run, print a line a run, and return 0 if all were equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where the runs lie; needs 1 GB")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="number of the last run")
+    parser.add_argument("--first", type=int, default=1, help="number of the first run")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their moments")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=sorted(FAULTS), default=sorted(FAULTS), metavar="FAULT",
@@ -492,7 +494,7 @@ def main() -> int:
     standard = undisturbed(folder, options.cores)
     print(f"undisturbed: {standard.seconds:.0f} s, eval.json {standard.digests[str(TARGET)][:16]}", flush=True)
     reports = []
-    for number in range(1, options.runs + 1):
+    for number in range(options.first, options.runs + 1):
         chance = random.Random(f"{options.seed} {number}")
         shutil.rmtree(folder / f"run{number:02}", ignore_errors=True)
         fault = faults[(number - 1) % len(faults)]
