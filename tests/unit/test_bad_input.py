@@ -114,6 +114,31 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         "selector.start.labels = 'orakel': unknown value; did you mean 'oracle'?",
     ),
     "labels that are null": ({"selector": {"start": {"labels": None}}}, "selector.start.labels = None: unknown value"),
+    "prompts that processes cannot share": (
+        {"launcher": {"processes": 5}},
+        "selector.training.prompts_per_step = 24: no multiple of launcher.processes = 5; change one of them",
+    ),
+    "batches that processes cannot share": (
+        {"launcher": {"processes": 3}},
+        "answerer.tuning.batch_size = 32: no multiple of launcher.processes = 3; change one of them",
+    ),
+    "microbatches that do not divide a process's share": (
+        {"launcher": {"processes": 4}, **training(groups_per_microbatch=4)},
+        "selector.training.groups_per_microbatch = 4: does not divide selector.training.prompts_per_step = 24 over "
+        "launcher.processes = 4",
+    ),
+    "microbatches that do not divide the batch": (
+        {"answerer": {"tuning": {"micro_batch_size": 5}}},
+        "answerer.tuning.micro_batch_size = 5: does not divide answerer.tuning.batch_size = 32; change one of them, or",
+    ),
+    "unknown launcher configuration": (
+        {"launcher": {"config": "fsdp"}},
+        "launcher.config = 'fsdp': no such file; did you mean 'fsdp2'?",
+    ),
+    "shards without GPUs": (
+        {"device": "cpu", "launcher": {"processes": 2, "config": "fsdp2"}},
+        "launcher.config = 'fsdp2': needs GPUs, but device = 'cpu'; set it to 'ddp'",
+    ),
     "share above 1": ({"frames": {"max_bad_share": 2}}, "frames.max_bad_share = 2: out of range; it must be at most 1"),
     "quality 100": (
         {"frames": {"jpeg_quality": 100}},

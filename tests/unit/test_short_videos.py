@@ -10,7 +10,8 @@ import pytest
 import torch
 from small_answerer import model_and_processor
 
-from viarl.answer.answerer import load_answerer
+from viarl.answer.load import load_answerer
+from viarl.answer.settings import AnswererSettings
 from viarl.clip.scores import similarities, write_scores
 from viarl.evaluate.rows import read_rows
 from viarl.evaluate.selectors import LEARNED, TRAINING_FREE
@@ -30,7 +31,6 @@ from viarl.stages import cache_frames, evaluate, select_frames
 from viarl.stages.command import parse
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle, draw_number
-from viarl.vlm import ModelSettings
 
 N, K = 32, 8
 COUNTS = {
@@ -38,7 +38,7 @@ COUNTS = {
     "middle": 20,
     "short": 6,
 }  # candidates: all of N, fewer than N, fewer than K (of 100, 21, 7 frames)
-ASK = ModelSettings("short", 6)
+ASK = AnswererSettings("short", 6)
 ITEMS = [
     Item(f"{name}{number}", name, f"which shape is it{' now' * number}?", ("star", "moon"), "AB"[number],
          evidence=((0.0, 0.1),))

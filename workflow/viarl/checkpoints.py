@@ -245,7 +245,8 @@ class ExactResume:
         """
         trainer: Any = self
         step = of_first(int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0)
-        resumed = str(Path(trainer.args.output_dir) / f"checkpoint-{step}") if step else None
+        folder = Path(resume_from_checkpoint).parent if resume_from_checkpoint else Path(trainer.args.output_dir)
+        resumed = str(folder / f"checkpoint-{step}") if step else None
         try:
             return super().train(resume_from_checkpoint=resumed, **options)  # type: ignore[misc]
         except Outage:
