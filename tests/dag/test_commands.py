@@ -18,7 +18,8 @@ RUNTIME = {"timeout_s": 60, "max_bad_share": 0}  # the settings without a defaul
 def check_commands(text: str) -> set[str]:
     """Parse the command lines that a dry run prints with the stages' own parser; return the stages."""
     stages = set()
-    for stage, arguments in re.findall(r"python -m viarl\.stages\.(\w+) (--settings .*) 2>&1 \| tee", text):
+    command = r"python -m viarl\.(?:launch viarl\.)?stages\.(\w+) (--settings .*) 2>&1 \| tee"
+    for stage, arguments in re.findall(command, text):
         parse(importlib.import_module(f"viarl.stages.{stage}").Settings, shlex.split(arguments))
         stages.add(stage)
     return stages
@@ -52,8 +53,8 @@ def test_a_selector_that_starts_from_labels(fresh: Workflow, labels: str, monkey
     done = fresh.run("-n", "-p", "results/cycle1/eval.json", "--config", option)
     assert done.returncode == 0, done.output
     assert {"initialise_selector", "train_selector", "select_frames"} <= check_commands(done.output)
-    (command,) = re.findall(r"-m viarl\.stages\.initialise_selector .*", done.output)
+    (command,) = re.findall(r"viarl\.stages\.initialise_selector .*", done.output)
     assert ("results/data/clip/needle_train/0.safetensors" in command) == (labels == "clip_topk")
     assert "--selector-model results/data/stand_ins/selector " in command
-    trained = re.search(r"-m viarl\.stages\.train_selector .*", done.output)
+    trained = re.search(r"viarl\.stages\.train_selector .*", done.output)
     assert trained and "--selector-model results/cycle0/selector " in trained[0]

@@ -242,10 +242,11 @@ class ExactResume:
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
         """Train; all processes go on from the first one's checkpoint, for it alone has the folder's lock."""
-        step = of_first(int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0)
-        trainer: Any = super()
-        folder = Path(cast(Any, self).args.output_dir) / f"checkpoint-{step}"
-        return trainer.train(resume_from_checkpoint=str(folder) if step else None, **options)
+        given, trainer = resume_from_checkpoint, cast(Any, self)
+        folder = Path(given).parent if given else Path(trainer.args.output_dir)
+        step = of_first(int(given.rpartition("-")[2]) if given else 0)
+        chosen = str(folder / f"checkpoint-{step}") if step else None
+        return super().train(resume_from_checkpoint=chosen, **options)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         trainer: Any = self
