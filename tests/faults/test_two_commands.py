@@ -65,7 +65,7 @@ class Held:
                 command, cwd=self.checkout.root, env=environment, stdout=handle, stderr=handle, start_new_session=True
             )
         for _ in range(600):
-            if "python -m viarl.stages" in log.read_text() or "\n    jobid: " in log.read_text():
+            if "python -m viarl." in log.read_text() or "\n    jobid: " in log.read_text():
                 return
             time.sleep(0.1)
         raise AssertionError(log.read_text())

@@ -68,8 +68,8 @@ class Run:
     @contextmanager
     def held(self, rule: str) -> Iterator[None]:
         """Hold the rule's stage until SIGTERM waits for it: SLURM looks at time limits every half minute only."""
-        command = ["python", "-m", f"viarl.stages.{rule}"]
-        (process,) = (number for number in processes(_mark(self.root)) if _command(number)[:3] == command)
+        command = ["-m", f"viarl.stages.{rule}"]
+        (process,) = (number for number in processes(_mark(self.root)) if _command(number)[1:3] == command)
         os.kill(process, signal.SIGSTOP)
         try:
             yield

@@ -115,8 +115,8 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     ),
     "labels that are null": ({"selector": {"start": {"labels": None}}}, "selector.start.labels = None: unknown value"),
     "prompts that processes cannot share": (
-        {"launcher": {"processes": 5}},
-        "selector.training.prompts_per_step = 24: no multiple of launcher.processes = 5; change one of them",
+        {"launcher": {"processes": 16}},
+        "selector.training.prompts_per_step = 24: no multiple of launcher.processes = 16; change one of them",
     ),
     "batches that processes cannot share": (
         {"launcher": {"processes": 3}},

@@ -231,6 +231,8 @@ def _launcher(
         ("selector.start", "batch_size", "micro_batch_size", selector["start"]),
         ("answerer.tuning", "batch_size", "micro_batch_size", answerer["tuning"]),
     ):
+        if training.get("labels") == "none":  # there is no such training
+            continue
         total, size = training[batch], training[part]
         each = total // processes
         if total % processes:

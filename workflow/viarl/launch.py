@@ -160,7 +160,7 @@ def main() -> None:
     module, arguments = sys.argv[1], sys.argv[2:]
     launcher = launcher_of(arguments)
     if launcher.plain:
-        os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+        os.execv(sys.executable, [sys.orig_argv[0], "-m", module, *arguments])
     try:
         sys.exit(run_several(module, arguments, launcher))
     except ValueError as error:
