@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -20,9 +21,9 @@ CONFIGURATION = ["presets/smoke.yaml", "tests/e2e/launch.yaml"]
 pytestmark = pytest.mark.e2e
 
 
-def start(how: str, processes: int = 2, device: str = "cpu") -> subprocess.Popen[str]:
+def start(how: str, processes: int = 2, device: str = "cpu", config: Path = DDP) -> subprocess.Popen[str]:
     """Start launch_probe in some processes."""
-    runtime = {"device": device, "launcher": {"processes": processes, "config": str(DDP) if processes > 1 else None}}
+    runtime = {"device": device, "launcher": {"processes": processes, "config": str(config) if processes > 1 else None}}
     path = os.pathsep.join([str(REPOSITORY / "workflow"), str(Path(__file__).parent)])
     return subprocess.Popen(
         [sys.executable, "-m", "viarl.launch", "launch_probe", how],
@@ -33,9 +34,9 @@ def start(how: str, processes: int = 2, device: str = "cpu") -> subprocess.Popen
     )
 
 
-def outcome(how: str, processes: int = 2, device: str = "cpu") -> tuple[int, str]:
+def outcome(how: str, processes: int = 2, device: str = "cpu", config: Path = DDP) -> tuple[int, str]:
     """Return exit status and output of a probe."""
-    run = start(how, processes, device)
+    run = start(how, processes, device, config)
     said, _ = run.communicate(timeout=300)
     return run.returncode, said
 
@@ -70,6 +71,22 @@ def test_what_ends_well_ends_with_zero_and_one_process_is_the_stage_itself() -> 
     assert outcome("end")[0] == 0
     status, said = outcome("early", processes=1)
     assert status == 1 and "wrong settings" in said and "[process" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("distributed_type: FSDP", "fsdp_version must be 2"),
+        ("num_machines: 2", "more machines than one are not supported"),
+        ("distributed_type: TPU", "distributed_type is TPU; this project knows MULTI_GPU, FSDP, DEEPSPEED"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "FSDP needs GPUs, and there are none"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused_at_once(tmp_path: Path, change: str, message: str) -> None:
+    content = yaml.safe_load(DDP.read_text()) | yaml.safe_load(change)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    status, said = outcome("end", config=tmp_path / "mine.yaml")
+    assert status == 1 and message in said and len(said.splitlines()) == 1
 
 
 def test_too_few_gpus_are_refused_at_once() -> None:

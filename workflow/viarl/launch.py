@@ -10,6 +10,7 @@ SIGTERM and SIGINT are passed on to all of them, which save a checkpoint and end
 that of one process. When one fails, the others are ended, within half a minute also where they wait for the dead one.
 """
 
+import importlib.util
 import json
 import logging
 import os
@@ -23,9 +24,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
+
 from viarl.progress import leave_broken_pipes, say
 from viarl.stages.command import RUNTIME_VARIABLE, of_run
 
+KINDS = ("MULTI_GPU", "FSDP", "DEEPSPEED")  # of accelerate's distributed_type
 AGAIN_S = 5.0  # seconds until a signal is passed on again, for processes that were just being started
 
 
@@ -109,7 +113,21 @@ def run_several(module: str, arguments: Sequence[str], launcher: Launcher) -> in
 def _check(launcher: Launcher) -> None:
     if launcher.config is None or not launcher.config.is_file():
         raise ValueError(f"launcher.config: {launcher.config} is no file; name one of envs/accelerate/ or your own")
-    if not _on_cpu(launcher):
+    where = f"launcher.config: {launcher.config}:"
+    known = yaml.safe_load(launcher.config.read_text(encoding="utf-8"))
+    kind = known.get("distributed_type") if isinstance(known, dict) else None
+    if kind not in KINDS:
+        raise ValueError(f"{where} distributed_type is {kind}; this project knows {', '.join(KINDS)}")
+    if known.get("num_machines", 1) != 1:
+        raise ValueError(f"{where} num_machines is {known['num_machines']}; more machines than one are not supported")
+    if kind == "FSDP" and known.get("fsdp_config", {}).get("fsdp_version") != 2:
+        raise ValueError(f"{where} fsdp_config.fsdp_version must be 2, as in envs/accelerate/fsdp2.yaml")
+    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(f"{where} DeepSpeed is not installed; pip install deepspeed, or set launcher.config: fsdp2")
+    if _on_cpu(launcher):
+        if kind != "MULTI_GPU":
+            raise ValueError(f"{where} {kind} needs GPUs, and there are none; set launcher.config: ddp")
+    else:
         import torch
 
         if (found := torch.cuda.device_count()) < launcher.processes:
