@@ -75,7 +75,8 @@ class Run:
             yield
             self.wait_for(lambda: _waits_for(process, signal.SIGTERM), f"{rule} is sent SIGTERM", 90)
         finally:
-            os.kill(process, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
     def states(self, rule: str = "train_selector") -> list[str]:
         """Return the states of the rule's jobs, in the order of submission."""
@@ -117,7 +118,10 @@ def _command(process: int) -> list[str]:
 
 
 def _waits_for(process: int, number: signal.Signals) -> bool:
-    status = Path(f"/proc/{process}/status").read_text()
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return True  # SLURM cancelled the step, which let it go on too, and it has ended
     return bool(int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)  # type: ignore[index]
 
 
