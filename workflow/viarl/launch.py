@@ -70,6 +70,12 @@ class Signals:
             signal.signal(number, self._note)
         signal.signal(signal.SIGALRM, lambda *_: self._pass_on(signal.SIGTERM))
 
+    def stop(self) -> None:
+        """End: nothing is left to be told, and what comes now must not change the exit status."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.told.append(number)
         leave_broken_pipes()
@@ -107,6 +113,8 @@ def run_several(module: str, arguments: Sequence[str], launcher: Launcher) -> in
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         return _told(number, failure.exitcode, launcher.processes, signals.told)
+    finally:
+        signals.stop()
     return 0
 
 
