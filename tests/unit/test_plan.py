@@ -186,6 +186,16 @@ def test_the_papers_scale_and_what_makes_it_smaller() -> None:
     assert list(none) == ["cache_frames", "score_frames", "select_frames", "evaluate"]
 
 
+def test_an_answerer_on_a_server_takes_no_memory_here() -> None:
+    here, served = paper(), paper(answerer={"backend": "endpoint", "frames_as": "images"})
+    assert (
+        here["train_selector"].gpu_bytes - served["train_selector"].gpu_bytes >= here["train_selector"].gpu["answerer"]
+    )
+    assert here["evaluate"].gpu and not served["evaluate"].gpu and not served["filter_guessable"].gpu
+    for stage in ("select_frames", "tune_answerer"):
+        assert here[stage] == served[stage]
+
+
 def test_the_stage_prints_tables_formulas_and_resources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, lines in (("videos", 30), ("items", 45)):
         (tmp_path / f"{name}.jsonl").write_text("{}\n" * lines)

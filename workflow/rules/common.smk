@@ -13,7 +13,8 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
-from viarl.config import STAND_IN, accelerate_file
+from viarl.config import STAND_IN
+from viarl.config_launcher import accelerate_file
 from viarl.fingerprint import fingerprint
 from viarl.hub.sets import REPOSITORIES
 from viarl.runs import run_name

@@ -75,6 +75,7 @@ class Plan:
     ) -> None:
         self.config, self.frames, self.gpu = config, config["frames"], Gpu(**config["plan"])
         self.selector, self.answerer, self.sets, self.training_set = selector, answerer, sets, training_set
+        self.served = config["answerer"].get("backend") == "endpoint"
         launcher = config.get("launcher") or {}
         self.processes = int(launcher.get("processes") or 1)
         sharded = any(name in str(launcher.get("config")).lower() for name in ("fsdp", "zero", "deepspeed"))
@@ -138,6 +139,9 @@ class Plan:
         return self.gpu.compute(requests * flops) + batches * decode
 
     def _answerer_memory(self, batch: int) -> dict[str, float]:
+        """Return what asking the answerer takes on the stage's own GPU: nothing where a server has it."""
+        if self.served:
+            return {}
         answering, shape = self.config["answerer"], self.answerer
         dtype, new = answering["dtype"], answering["max_new_tokens"]
         return {
@@ -214,7 +218,6 @@ class Plan:
         memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
         if training["beta"] and not rank:
             memory["reference"] = b * (shape.weights if vision else shape.text) / self.shards
-        memory["answerer"] = float(size_of(self.config["answerer"]["dtype"]) * self.answerer.weights)
         how = {"dtype": dtype, "checkpointing": training["gradient_checkpointing"]}
         extra = together * shared_prefix(shape, prompt, new, size, dtype)
         backward = training_activations(shape, together * row, extra, **how)
@@ -223,10 +226,11 @@ class Plan:
         logits = together * (size * new + 1) * shape.vocabulary
         backward += 2 * b * logits + 12 * min(logits, CHUNK)
         answered = self._answerer_memory(self.config["answerer"]["batch_size"])
+        memory["answerer"] = answered.pop("weights", 0.0)
         moments = {
             "activations and logits": backward,
             "rollout": inference(shape, rolled * size, rolled, prompt, new, dtype),
-            "answers": answered["generation"] + answered["vision pass"],
+            "answers": sum(answered.values()),
             "vision pass": vision_pass(shape, rolled * self.patches, dtype if rank else "float32"),
         }
         fullest = max(moments, key=lambda name: moments[name])
@@ -291,4 +295,4 @@ def _rank(section: Mapping[str, Any]) -> int:
 
 def _host(memory: Mapping[str, float]) -> float:
     """Return the host's memory of a job: weights pass through it, beside Python and its libraries (4 GB)."""
-    return 4 * GB + max(memory.values())
+    return 4 * GB + max(memory.values(), default=0.0)

@@ -166,7 +166,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             disable_tqdm=True,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
-            ddp_timeout=TIMEOUT_S,
+            ddp_timeout=TIMEOUT_S + int(self.task.patience_s),
         )
 
     # --- reference model -------------------------------------------------------------------------------------------

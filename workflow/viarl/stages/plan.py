@@ -111,6 +111,8 @@ def main(settings: Settings) -> None:
     estimates, card = plan.estimates(), plan.gpu
     for role, shape in of.items():
         print(f"{role}: {settings.models[role]}, {shape.text:,} weights + {shape.vision:,} of its vision tower")
+    if plan.served:
+        print("the answerer is on a server, whose GPUs are not counted; the times hold for one GPU like the others")
     print(f"prompts: {plan.prompt} tokens of the selector, {plan.question} of the answerer")
     print(
         f"GPU: {card.memory_gb} GB, {card.tflops} TFLOP/s, {card.bandwidth_gb_s} GB/s, {card.utilisation:.0%} of both"
