@@ -184,6 +184,9 @@ def test_the_papers_scale_and_what_makes_it_smaller() -> None:
     assert checkpoint_bytes(PUBLISHED["3B"], 16, False, 2) < 0.02 * checkpoint_bytes(PUBLISHED["3B"], 0, False, 2)
     none = paper(cycles=0)
     assert list(none) == ["cache_frames", "score_frames", "select_frames", "evaluate"]
+    untuned = paper(answerer={"tuning": {"steps": 0}})
+    assert untuned.keys() == alone.keys() - {"tune_answerer"}
+    assert untuned["select_frames"].jobs == alone["select_frames"].jobs - 2  # none on the training questions
 
 
 def test_an_answerer_on_a_server_takes_no_memory_here() -> None:

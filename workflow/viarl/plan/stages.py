@@ -81,6 +81,7 @@ class Plan:
         sharded = any(name in str(launcher.get("config")).lower() for name in ("fsdp", "zero", "deepspeed"))
         self.shards = self.processes if sharded else 1
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
+        self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
         asked, answering = config["selector"], config["answerer"]
         small, large = (fitted(self.form, self.frames[name]) for name in ("selector_pixels", "answerer_pixels"))
@@ -99,7 +100,7 @@ class Plan:
                 found.append(self.initialise_selector())
             found.append(self.train_selector())
         found.append(self.select_frames())
-        if self.cycles:
+        if self.tunings:
             found.append(self.tune_answerer())
         return [*found, self.evaluate()]
 
@@ -174,7 +175,7 @@ class Plan:
         """The selector, a greedy and (on benchmarks) a sampled completion a question, each counted at its longest."""
         asked, shape = self.config["selector"], self.selector
         dtype, batch, new = asked["dtype"], asked["batch_size"], asked["max_new_tokens"]
-        counts = {name: (self.cycles if name == self.training_set else self.cycles + 1) for name in self._used()}
+        counts = {name: (self.tunings if name == self.training_set else self.cycles + 1) for name in self._used()}
         jobs = sum(counts.values())
         completions = sum(
             counts[name] * questions * (1 if name == self.training_set else 2)
@@ -263,7 +264,7 @@ class Plan:
         answering = self.config["answerer"]
         patches, question = self.shown_patches, self.question
         return self._supervised(
-            "tune_answerer", self.cycles, self.answerer, answering, answering["tuning"], question, patches
+            "tune_answerer", self.tunings, self.answerer, answering, answering["tuning"], question, patches
         )
 
     def _supervised(
