@@ -79,7 +79,7 @@ peer:
 
 # The smoke preset 20 times with one fault each (an hour or two); options: make chaos CHAOS="--runs 3 --seed 5"
 chaos: env
-	$(BIN)/python tests/chaos.py --folder results/chaos $(CHAOS)
+	$(BIN)/python -m tests.chaos --folder results/chaos $(CHAOS)
 
 # A real SLURM cluster on this machine, installed by apt where it is missing (root). All faults: TESTS=tests/slurm.
 test-slurm: env
