@@ -186,6 +186,7 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     before, _ = mirror(known)
     client = MlflowClient(known.destination)
     client.set_tag(before["main seed 0"].info.run_id, "mlflow.note.content", "the one to look at")
+    client.set_tag(before["main seed 1"].info.run_id, "mlflow.runName", "my second")
     other = CONFIG | {"frames": CONFIG["frames"] | {"selected": 3}}
     train(tmp_path, "", other)  # another configuration
     summarise(tmp_path, "seed1/", 1, 0.7)  # the same one, other numbers
@@ -193,6 +194,8 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     sync_mlflow.main(sync_mlflow.Settings(known))
 
     after, children = mirror(known)
+    assert "my second" in after  # a name that people gave stays
+    after["main seed 1"] = after.pop("my second")
     ids = {name: (before[name].info.run_id, after[name].info.run_id) for name in RUNS.values()}
     assert {name for name, (old, new) in ids.items() if old != new} == {"main seed 0", "main seed 1"}
     assert after["main seed 0"].data.params["frames.selected"] == "3"

@@ -160,6 +160,20 @@ def test_other_parameters_start_a_new_run_and_the_unpushed_one_is_not_lost(setti
     assert history(settings, found["0.1"], "loss") == [(1, 7.0)]
 
 
+def test_what_was_pushed_of_an_older_run_says_nothing_of_a_newer_one(settings):
+    with tracking.start(settings, params={"lr": 0}):
+        pass
+    mark = json.loads(tracking.mark_path(settings.record).read_text())
+    with tracking.start(replace(settings, uri="http://127.0.0.1:9"), params={"lr": 1}):
+        pass
+    assert not tracking.mark_path(settings.record).exists()
+    # as if the first one's record had been just as long
+    tracking.mark_path(settings.record).write_text(json.dumps(mark | {"bytes": settings.record.stat().st_size}))
+    with tracking.start(settings, params={"lr": 2}):
+        pass
+    assert {run.data.params["lr"] for run in runs(settings)} == {"0", "1", "2"}
+
+
 def test_an_unreachable_server_warns_stops_nothing_and_sync_makes_up_for_it(settings, capsys):
     away = replace(settings, uri="http://127.0.0.1:9")
     began = time.monotonic()

@@ -124,9 +124,6 @@ def _selectors(comparison: Comparison, name: str) -> Table:
     last = rows[-1]["cycle"]
     found = {(row["cycle"], row["selector"]): row for row in rows}
     header = ["selector", *(f"cycle {cycle}" for cycle in range(last + 1))]
-    header[1] += " (base answerer)"
-    if last:
-        header[-1] += " (tuned answerer)"
     cells = []
     for selector in in_order(selector for cycle, selector in found if cycle == last and selector != BASE_ANSWERER):
         final = found[last, selector]
@@ -166,7 +163,7 @@ def _grid(comparison: Comparison, name: str) -> Table:
             f"The selector after cycle {last} was not evaluated with the base answerer; that cell needs rows of "
             f"{BASE_ANSWERER}."
         ]
-    header = ["selector", "base answerer", f"tuned answerer (cycle {last})", "tuned minus base"]
+    header = ["selector", "answerer of cycle 0", f"answerer of cycle {last}", "the latter minus the former"]
     return Table(f"{name}: selector and answerer, main run", header, cells, notes)
 
 

@@ -44,7 +44,7 @@ LOOKS = {
     "bolt": Look("BOLT", VERMILION, "<"),
     "aks": Look("AKS", PURPLE, ">"),
     "qframe": Look("Q-Frame", "#8c6d1f", "p"),
-    "blind": Look("no frames", "#5b5b5b", "1", ":"),
+    "blind": Look("no frames, any rotation", "#5b5b5b", "1", ":"),
 }
 _OTHER = Look("", "#5b5b5b", "h")
 

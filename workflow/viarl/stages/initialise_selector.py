@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
 def recall(usable: Sequence[Example], cache: FrameCache) -> float:
     """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
     found = [
-        evidence_recall(cache.times(one.item.video)[list(one.frames)].tolist(), one.item.evidence)
+        evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames)
         for one in usable
         if one.item.evidence
     ]
