@@ -110,6 +110,7 @@ def hub_set(config, w):
         "set": w["set"],
         **only(hub, ["limit", "archives", *([] if made.part == "all" else ["validation_share", "split_seed"])]),
         "videos_from": videos_from,
+        **({"drawings": hub["viarl_data_parts"]} if made.source == "viarl_data" and hub["viarl_data_parts"] else {}),
         "revisions": only(hub["revisions"], ids),
     }
 
