@@ -117,6 +117,10 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"answerer": {"tuning": {"micro_batch_size": 5}}},
         "answerer.tuning.micro_batch_size = 5: does not divide answerer.tuning.batch_size = 32; change one of them, or",
     ),
+    "evaluation on the training videos": (
+        local() | {"benchmarks": ["local"]},
+        r"benchmarks = \['local'\]: 'local' holds the videos that dataset = 'local' trains on; name 'local_validation'",
+    ),
     "unknown launcher configuration": (
         {"launcher": {"config": "fsdp"}},
         "launcher.config = 'fsdp': no such file; did you mean 'fsdp2'?",

@@ -214,6 +214,12 @@ def runtime(config):
     }
 
 
+def other_runtimes():
+    """The same of the ablations that are told something else."""
+    known = {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]}
+    return {name: told for name, told in known.items() if told != runtime(config)}
+
+
 TRACKING = config["tracking"] | {
     "root": workflow.pathvars.apply("<results>"),
     "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
@@ -226,7 +232,7 @@ os.environ.update(
         runtime(config)
         | {
             "tracking": TRACKING,
-            "ablations": {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]},
+            "ablations": other_runtimes(),
         }
     ),
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),

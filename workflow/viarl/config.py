@@ -327,6 +327,11 @@ def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iter
     sets = [dataset, *benchmarks]
     if not any(name.startswith("local") for name in sets):
         return
+    if dataset == "local" and "local" in benchmarks:
+        yield (
+            f"benchmarks = {benchmarks!r}: 'local' holds the videos that dataset = 'local' trains on; name "
+            "'local_validation', the share of them that is held out"
+        )
     user = "dataset" if dataset == "local" else "benchmarks"
     for key, what, exists in (
         ("folder", "folder of your videos", os.path.isdir),

@@ -86,14 +86,15 @@ def table(estimates: list[Estimate]) -> Iterator[str]:
 
 
 def resources(estimates: list[Estimate]) -> Iterator[str]:
-    """Yield lines for `set-resources` in slurm/config.yaml: half as much again, and at least 10 minutes."""
+    """Yield lines for entries of `set-resources` in slurm/config.yaml: half as much again, and at least 10 minutes.
+
+    They grow with each attempt, as those of the rules do.
+    """
     for one in estimates:
         minutes = max(10, math.ceil(1.5 * one.seconds / 60))
         yield f"  {one.stage}:"
-        yield f"    mem_mb: {math.ceil(1.5 * one.host / 1e9) * 1000}"
-        yield f"    runtime: {minutes}"
-        if one.gpu:
-            yield f"    gres: gpu:{one.processes}"
+        yield f"    mem_mb: {math.ceil(1.5 * one.host / 1e9) * 1000} * attempt"
+        yield f"    runtime: {minutes} * attempt"
 
 
 def duration(seconds: float) -> str:
@@ -126,7 +127,7 @@ def main(settings: Settings) -> None:
                 f"{one.stage} does not fit {card.memory_gb} GB: more processes that share the weights, gradient "
                 "checkpointing, smaller micro-batches, or adapters (lora)"
             )
-    print(f"{FORMULAS}\n\nIn slurm/config.yaml (a half more than estimated):\nset-resources:")
+    print(f"{FORMULAS}\n\nTo be put into the entries of set-resources in slurm/config.yaml (a half more than estimated):")
     print("\n".join(resources(estimates)), flush=True)
 
 
