@@ -44,7 +44,9 @@ def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     (tmp_path / "questions.csv").write_text("video\n")
     local = {"folder": str(tmp_path), "questions": str(tmp_path / "questions.csv"), "validation_share": 0.2}
-    (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": "local", "benchmarks": ["local_validation"], "local": local}))
+    (tmp_path / "mine.yaml").write_text(
+        json.dumps({"dataset": "local", "benchmarks": ["local_validation"], "local": local})
+    )
     done = fresh.run("-n", "-p", "--configfile", str(tmp_path / "mine.yaml"))
     assert done.returncode == 0, done.output
     assert "import_local" in check_commands(done.output)

@@ -149,6 +149,7 @@ def below_stage(children: list[Any], stage: str) -> Any:
     return found
 
 
+@pytest.mark.usefixtures("tables")
 def test_runs_stand_side_by_side(tmp_path):
     known = settings(tmp_path)
     fill(tmp_path)
@@ -177,6 +178,7 @@ def test_runs_stand_side_by_side(tmp_path):
     assert view(known) == {"selectedColumns": [*shown, "tags.`hypothesis`"]}
 
 
+@pytest.mark.usefixtures("tables")
 def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_path):
     from mlflow import MlflowClient
 
@@ -273,6 +275,7 @@ def test_a_push_that_breaks_off_after_any_call_is_made_up_for(tmp_path, monkeypa
     }
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_broken_record_is_named_and_stops_no_other(tmp_path, capsys):
     known = settings(tmp_path)
     train(tmp_path, "")

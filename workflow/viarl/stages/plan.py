@@ -127,7 +127,7 @@ def main(settings: Settings) -> None:
                 f"{one.stage} does not fit {card.memory_gb} GB: more processes that share the weights, gradient "
                 "checkpointing, smaller micro-batches, or adapters (lora)"
             )
-    print(f"{FORMULAS}\n\nTo be put into the entries of set-resources in slurm/config.yaml (a half more than estimated):")
+    print(f"{FORMULAS}\n\nFor the entries of set-resources in slurm/config.yaml (a half more than estimated):")
     print("\n".join(resources(estimates)), flush=True)
 
 
