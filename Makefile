@@ -65,7 +65,7 @@ unit: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not slurm and not gpu and not peer"
 
 e2e: env
-	$(BIN)/python -m pytest -m "e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "e2e"
 
 test: lint unit e2e
 
