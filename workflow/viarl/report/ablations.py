@@ -8,7 +8,7 @@ from typing import Any
 
 from viarl.evaluate.across import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
 from viarl.evaluate.statistics import Interval
-from viarl.report.style import in_order, look
+from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, interval, percent
 
 Row = dict[str, Any]
@@ -18,7 +18,7 @@ LEGEND = (
     "over training seeds; it says how much other videos would change a number. After ±: standard deviation over seeds "
     "(n - 1), how much another training would. Differences are paired on the same questions; those to main on common "
     "seeds. Questions that failed count as wrong. The best training-free selector is chosen on these same questions, "
-    "which favours it."
+    "which favours it. " + LUCK
 )
 NAMES = dict(
     zip(

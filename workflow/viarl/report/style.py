@@ -46,6 +46,10 @@ LOOKS = {
     "qframe": Look("Q-Frame", "#8c6d1f", "p"),
     "blind": Look("no frames, any rotation", "#5b5b5b", "1", ":"),
 }
+LUCK = (
+    "On questions whose evidence is unknown the oracle counts as right if one of several random choices is, and joins "
+    '"no frames, any rotation": right if one of the answers without a frame is, each under another order of the options.'
+)
 _OTHER = Look("", "#5b5b5b", "h")
 
 
