@@ -48,7 +48,7 @@ LOOKS = {
 }
 LUCK = (
     "On questions whose evidence is unknown the oracle counts as right if one of several random choices is, and joins "
-    '"no frames, any rotation": right if one of the answers without a frame is, each under another order of the options.'
+    '"no frames, any rotation": right if one of the answers without a frame is, each with the options in another order.'
 )
 _OTHER = Look("", "#5b5b5b", "h")
 
