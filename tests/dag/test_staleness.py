@@ -58,6 +58,7 @@ def test_key(done: Workflow, row: Row) -> None:
         ({"validation_share": 0.1}, "fetch_dataset", 1),
         ({"split_seed": 1}, "fetch_dataset", 1),
         ({"lvbench_videos": "lmms-lab/LVBench"}, "fetch_dataset", 1),
+        ({"viarl_data_parts": ["random_8k"]}, "fetch_dataset", 0),  # of another set
         ({"revisions": {"AIWinter/LVBench": "v2"}}, "fetch_dataset", 1),
         ({"revisions": {"lmms-lab/LLaVA-Video-178K": "v2"}}, "fetch_dataset", 1),
         ({"revisions": {"MLVU/MVLU": "v2"}}, "fetch_dataset", 0),
