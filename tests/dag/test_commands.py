@@ -77,7 +77,7 @@ def test_plan_at_every_scale(fresh: Workflow) -> None:
         done = fresh.run("plan", "--configfile", "presets/paper.yaml", *presets, *pinned)
         assert done.returncode == 0, done.output
         assert "selector: Qwen/Qwen2.5-VL-3B-Instruct@v1, 3,085,938,688 weights" in done.output
-        assert f"prompts: {tokens} of the selector" in done.output and "set-resources:\n  cache_frames:" in done.output
+        assert f"prompts: {tokens} of the selector" in done.output and "\n  cache_frames:\n    mem_mb: " in done.output
 
 
 def test_a_revision_reaches_every_stage_that_loads_the_model(fresh: Workflow) -> None:
