@@ -2,10 +2,11 @@
 # make demo   set up everything, run the default to results/cycle2/eval.json, and write the report
 # make test   set up everything, lint, pass the tests
 # See also: bench, mlflow, report, lint, unit, e2e, peer, test-slurm, chaos, lock.
-# Variables: PYTHON, CORES, ARGS (more options for Snakemake).
+# Variables: PYTHON, CORES, ARGS (more options for Snakemake), ROOT (a preset's results, of mlflow and report).
 
 SHELL := /bin/bash
 PYTHON ?= python3
+ROOT ?= results
 CORES ?= $(shell nproc)
 # Memory that jobs may reserve together, MB: a tenth is left to the rest of the machine.
 MEMORY_MB ?= $(shell awk '/MemTotal/ {print int($$2 / 1024 * 0.9)}' /proc/meminfo)
@@ -44,14 +45,14 @@ demo: env
 	@echo "Results: results/cycle2/eval.json and results/report.html"
 
 report: env
-	$(SNAKEMAKE) --report results/report.html
+	$(SNAKEMAKE) --report $(ROOT)/report.html
 
 bench: env
 	$(BIN)/python -m viarl.stages.bench --output results/bench.json
 
 # The tracking server shows what the runs logged to SQLite; stop it with Ctrl-C.
 mlflow: env
-	$(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db --workers 1 --host 127.0.0.1 --port $(or $(PORT),5000)
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(ROOT)/mlflow.db --workers 1 --host 127.0.0.1 --port $(or $(PORT),5000)
 
 lint: env
 	$(BIN)/ruff check .
@@ -64,7 +65,7 @@ unit: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not slurm and not gpu and not peer"
 
 e2e: env
-	$(BIN)/python -m pytest -m "e2e"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "e2e"
 
 test: lint unit e2e
 
@@ -79,7 +80,7 @@ peer:
 
 # The smoke preset 20 times with one fault each (an hour or two); options: make chaos CHAOS="--runs 3 --seed 5"
 chaos: env
-	$(BIN)/python tests/chaos.py --folder results/chaos $(CHAOS)
+	$(BIN)/python -m tests.chaos --folder results/chaos $(CHAOS)
 
 # A real SLURM cluster on this machine, installed by apt where it is missing (root). All faults: TESTS=tests/slurm.
 test-slurm: env

@@ -44,7 +44,9 @@ def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     (tmp_path / "questions.csv").write_text("video\n")
     local = {"folder": str(tmp_path), "questions": str(tmp_path / "questions.csv"), "validation_share": 0.2}
-    (tmp_path / "mine.yaml").write_text(json.dumps({"dataset": "local", "benchmarks": ["local"], "local": local}))
+    (tmp_path / "mine.yaml").write_text(
+        json.dumps({"dataset": "local", "benchmarks": ["local_validation"], "local": local})
+    )
     done = fresh.run("-n", "-p", "--configfile", str(tmp_path / "mine.yaml"))
     assert done.returncode == 0, done.output
     assert "import_local" in check_commands(done.output)
@@ -75,7 +77,7 @@ def test_plan_at_every_scale(fresh: Workflow) -> None:
         done = fresh.run("plan", "--configfile", "presets/paper.yaml", *presets, *pinned)
         assert done.returncode == 0, done.output
         assert "selector: Qwen/Qwen2.5-VL-3B-Instruct@v1, 3,085,938,688 weights" in done.output
-        assert f"prompts: {tokens} of the selector" in done.output and "set-resources:\n  cache_frames:" in done.output
+        assert f"prompts: {tokens} of the selector" in done.output and "\n  cache_frames:\n    mem_mb: " in done.output
 
 
 def test_a_revision_reaches_every_stage_that_loads_the_model(fresh: Workflow) -> None:

@@ -58,6 +58,7 @@ def test_key(done: Workflow, row: Row) -> None:
         ({"validation_share": 0.1}, "fetch_dataset", 1),
         ({"split_seed": 1}, "fetch_dataset", 1),
         ({"lvbench_videos": "lmms-lab/LVBench"}, "fetch_dataset", 1),
+        ({"viarl_data_parts": ["random_8k"]}, "fetch_dataset", 0),  # of another set
         ({"revisions": {"AIWinter/LVBench": "v2"}}, "fetch_dataset", 1),
         ({"revisions": {"lmms-lab/LLaVA-Video-178K": "v2"}}, "fetch_dataset", 1),
         ({"revisions": {"MLVU/MVLU": "v2"}}, "fetch_dataset", 0),
@@ -267,3 +268,14 @@ def test_cycles_until_nothing_is_gained(finished: Workflow) -> None:
     verdicts[1].write_text('{"stop": false}')
     assert finished.plan(overlay=auto).counts["train_selector"] == 1
     assert finished.plan(overlay=auto | {"max_cycles": 2}).counts["train_selector"] == 0
+
+
+def test_seeds_that_stop_at_different_cycles_are_compared_up_to_the_last(finished: Workflow) -> None:
+    rows = [f"results/seed1/cycle2/evaluate/{name}.parquet" for name in ("needle", "needle_shifted")]
+    finished.pretend(*rows)
+    auto = {"cycles": "auto", "max_cycles": 3, "compare": {"ablations": [], "seeds": [0, 1]}}
+    for run, c, stop in (("", 1, "true"), ("seed1/", 1, "false"), ("seed1/", 2, "false")):
+        (finished.root / f"results/{run}cycle{c}/verdict.json").write_text(f'{{"stop": {stop}}}')
+    plan = finished.plan("results/comparison.csv", overlay=auto)
+    assert plan.counts["judge_gain"] == 0 and plan.counts["compare_runs"] == 1
+    assert {f"results/{run}cycle3/evaluate/needle.parquet" for run in ("", "seed1/")} <= plan.outputs

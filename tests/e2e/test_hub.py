@@ -1,4 +1,4 @@
-"""Data sets from a hub through the whole workflow: downloaded, decoded, evaluated, accounted for; then nothing to do.
+"""Every data set from a hub through the workflow: downloaded, decoded, evaluated, accounted for; then nothing to do.
 
 The hub is a local one with the published layouts; its videos are needle videos, some are missing.
 """
@@ -22,8 +22,8 @@ from viarl.datasets.needle_render import encode, render
 pytestmark = pytest.mark.e2e
 
 OVERLAY = {
-    "dataset": "llava_video",
-    "benchmarks": ["lvbench"],
+    "dataset": "viarl_data",
+    "benchmarks": ["videomme", "videomme_subtitles", "mlvu", "mlvu_repacked", "lvbench", "llava_video_validation"],
     "hub": {"validation_share": 0.2, "max_missing_share": 0.4},
     "stand_ins": {"effort": 0.001},
     "evaluation": {"selectors": ["uniform", "clip_topk", "oracle", "base", "learned"], "bootstrap": 10},
@@ -38,7 +38,7 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
         scene = plan(0, "test", index)
         videos.append(tmp_path / f"{scene.id}.mp4")
         encode(render(scene), videos[-1], scene.quality)
-    for name in ("llava_video", "lvbench"):
+    for name in layouts.NAMES:
         layouts.write(name, tmp_path / "published", videos)
     with HubServer() as server:
         server.add_folders(tmp_path / "published")
@@ -63,15 +63,18 @@ def test_from_a_hub_to_the_evaluation(hub: HubServer, tmp_path: Path) -> None:
     run()
     summary = json.loads((root / "results/smoke/cycle0/eval.json").read_text())
     card = json.loads((root / "results/smoke/data_card.json").read_text())
-    assert set(card["sets"]) == {"llava_video_train", "lvbench"}
+    assert set(card["sets"]) == {"viarl_data_train", *OVERLAY["benchmarks"]}
+    gone = set()
     for name, known in card["sets"].items():
         assert known["found"] == known["kept"] + sum(known["dropped"].values())
         if name in summary["benchmarks"]:
             assert summary["benchmarks"][name]["n"] == known["kept"]  # questions on missing videos count
             (frames,) = (root / f"results/smoke/data/frames/{name}").glob("*.json")
             bad = json.loads(frames.read_text())["bad"]
-            assert bad == dict.fromkeys(known["videos"]["missing"], "is missing at its source") and bad
-    train = card["sets"]["llava_video_train"]
+            assert bad == dict.fromkeys(known["videos"]["missing"], "is missing at its source")
+            gone |= bad.keys()
+    assert gone
+    train = card["sets"]["viarl_data_train"]
     assert card["filter"]["found"] == train["kept"]
     assert card["filter"]["dropped"].get("unreadable video", 0) == train["questions_on_missing_videos"]
     asked = len(hub.requests)

@@ -12,6 +12,7 @@ from PIL import Image
 from small_tables import write_table
 
 from viarl.evaluate.across import COLUMNS, FAILURE_COLUMNS, FOUR, Comparison, Run, compare, read_groups
+from viarl.report import ablation_figures
 from viarl.report.ablations import LEGEND, tables
 from viarl.report.tables import Table, write_csv, write_markdown, write_page
 from viarl.stages import command, compare_runs
@@ -180,6 +181,19 @@ def test_pictures_are_drawn(comparison, tmp_path):
         with Image.open(tmp_path / name) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+@pytest.mark.parametrize("benchmarks", [BENCHMARKS, BENCHMARKS[:1]])
+def test_the_legend_fits_the_picture(tmp_path, monkeypatch, benchmarks):
+    drawn: list = []
+    monkeypatch.setattr(ablation_figures, "save", lambda made, path: drawn.append(made))
+    comparison = compare(read_groups(RUNS, made_up(tmp_path, RUNS, benchmarks), benchmarks), benchmarks, 20)
+    for draw in (ablation_figures.draw_ablations, ablation_figures.draw_failures):
+        draw(comparison, tmp_path / "x.png")
+    for made in drawn:
+        made.draw_without_rendering()
+        box = made.legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= made.bbox.width and box.y0 >= 0
 
 
 def test_one_untouched_run_without_evidence(tmp_path):

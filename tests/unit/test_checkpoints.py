@@ -56,6 +56,16 @@ def test_another_configuration_is_refused_and_named(tmp_path: Path) -> None:
         old.latest()
 
 
+def test_checkpoints_in_shards_are_no_ones_of_whole_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So launcher.config cannot change amid a training; the message says what to set back."""
+    whole = Checkpoints(tmp_path / "work", {"seed": "1"})
+    whole.latest()
+    whole.mark_complete(checkpoint(tmp_path / "work", 5))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"launcher's shards: None -> FSDP\); set these back to go on"):
+        Checkpoints(tmp_path / "work", {"seed": "1"}).latest()
+
+
 def test_a_new_configuration_may_start_where_nothing_was_saved(tmp_path: Path) -> None:
     Checkpoints(tmp_path, {"seed": "1"}).latest()
     assert Checkpoints(tmp_path, {"seed": "2"}).latest() is None

@@ -1,4 +1,4 @@
-"""The default configuration and the presets; what is refused stands in test_bad_input.py."""
+"""The default configuration and the presets; what is refused stands in test_bad_config.py."""
 
 from pathlib import Path
 from typing import Any

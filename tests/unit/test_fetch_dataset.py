@@ -98,6 +98,16 @@ def test_viarl_data_takes_its_videos_from_llava_video(hub: HubServer, tmp_path: 
     assert all(name.endswith(".jsonl") for name, count in hub.sent.items() if count != sent.get(name))
 
 
+def test_of_viarl_data_the_chosen_drawings_alone(hub: HubServer, tmp_path: Path) -> None:
+    every = fetch(tmp_path, "viarl_data_train")
+    card = fetch(tmp_path / "one", "viarl_data_train", drawings=("random_8k", "rl_random_8k_16frames"))
+    assert 0 < card["kept"] < every["kept"]
+    assert card["dropped"]["not of hub.viarl_data_parts"] == 8  # of the first drawing alone
+    assert card["found"] == card["kept"] + sum(card["dropped"].values())
+    items = read_items(tmp_path / "one" / "sets" / "viarl_data_train" / "items.jsonl")
+    assert all({"part=random_8k", "part=rl_random_8k_16frames"} & set(item.groups) for item in items)
+
+
 def test_the_training_and_validation_parts_share_no_video(hub: HubServer, tmp_path: Path) -> None:
     cards = [fetch(tmp_path, f"llava_video_{part}") for part in ("train", "validation")]
     lists = [tmp_path / f"sets/llava_video_{part}/videos.jsonl" for part in ("train", "validation")]
@@ -194,8 +204,15 @@ def test_a_pinned_commit_is_used_as_it_is(hub: HubServer, tmp_path: Path) -> Non
 
 
 def test_lvbench_from_another_repository_of_any_layout(hub: HubServer, tmp_path: Path, published: Path) -> None:
+    """There the videos lie at the top of their zips."""
     parts = sorted((published / "AIWinter/LVBench").glob("all_videos_split.zip.*"))
-    hub.add("lmms-lab/LVBench", {"video_chunks/videos_chunk_001.zip": b"".join(part.read_bytes() for part in parts)})
+    with zipfile.ZipFile(io.BytesIO(b"".join(part.read_bytes() for part in parts))) as whole:
+        films = {Path(name).name: whole.read(name) for name in whole.namelist() if name.endswith(".mp4")}
+    flat = io.BytesIO()
+    with zipfile.ZipFile(flat, "w") as archive:
+        for name, film in films.items():
+            archive.writestr(name, film)
+    hub.add("lmms-lab/LVBench", {"video_chunks/videos_chunk_001.zip": flat.getvalue()})
     card = fetch(tmp_path, "lvbench", videos_from="lmms-lab/LVBench")
     assert card["videos"]["there"] == 3
 

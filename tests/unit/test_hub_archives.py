@@ -68,6 +68,13 @@ def check_films(found: Extracted, folder: Path) -> None:
     assert written == set(found.files)
 
 
+def test_all_members_of_a_gzip_are_read(tmp_path: Path) -> None:
+    """Parallel compressors write many; this cut lies where a tar may end."""
+    data = MAKERS["tar"](tmp_path / "a.tar", [*MEMBERS.items()]).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data[:1024]) + gzip.compress(data[1024:]))
+    check_films(extract([tmp_path / "a.tar.gz"], films, tmp_path / "out"), tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_wanted_members_alone_are_written(tmp_path: Path, kind: str) -> None:
     path = MAKERS[kind](tmp_path / f"a.{kind}", [*MEMBERS.items()])

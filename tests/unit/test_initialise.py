@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import in_processes
 from safetensors.torch import load_file
 from small_answerer import MemoryCache
 from small_selector import ITEMS, save_start
@@ -23,7 +24,7 @@ from viarl.prompts import parse_selection
 from viarl.rl.config import Lora
 from viarl.selection.learned import load_selector, select
 from viarl.sft.dataset import IGNORED, Collator, Example
-from viarl.sft.labels import Labels, examples, reply_text
+from viarl.sft.labels import TOO_LONG, Labels, examples, reply_text
 from viarl.sft.trainer import Start, SupervisedTrainer
 from viarl.stages import initialise_selector
 from viarl.stages.initialise_selector import InitialisedSelector, Settings
@@ -39,7 +40,7 @@ class Frames(MemoryCache):
     """A frame cache whose candidates lie a second apart."""
 
     def __init__(self, manifests: Sequence[Path] = (), number: object = None) -> None:
-        super().__init__(COUNTS)
+        super().__init__(COUNTS, {"gone": "it is cut"})
 
 
 def labels(kind: str = "oracle", noise: float = 0.0, seed: int = 0, selected: int = 2) -> Labels:
@@ -88,7 +89,7 @@ def test_a_reply_is_in_the_selectors_format_and_names_the_keywords() -> None:
     assert reply_text("What is it?", (1,)) == "<think>What is it</think><index>[1]</index>"
 
 
-def test_what_cannot_be_learned_from_is_counted_by_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_learned_from_is_named_with_its_reason(tmp_path: Path) -> None:
     tokenizer = load_processor(save_start(tmp_path)).tokenizer
     items = [
         *ITEMS,
@@ -98,10 +99,10 @@ def test_what_cannot_be_learned_from_is_counted_by_reason(tmp_path: Path) -> Non
     ]
     usable, left_out = examples(items, labels(noise=1.0), tokenizer, 40)
     assert [one.item.id for one in usable] == [own.id for own in ITEMS]
-    assert left_out == {"no evidence": 1, "reply longer than selector.max_new_tokens": 1, "unreadable video": 1}
+    assert left_out == {"a": "no frames: it is cut", "b": "no evidence", "c": TOO_LONG}
     usable, left_out = examples(items, labels("clip_topk"), tokenizer, 999)
     assert [one.item.id for one in usable] == [own.id for own in ITEMS]
-    assert left_out == {"no similarities": 2, "unreadable video": 1}
+    assert left_out == {"a": "no frames: it is cut", "b": "no similarities", "c": "no similarities"}
     longest = max(len(tokenizer(one.target)["input_ids"]) for one in usable)
     assert len(examples(ITEMS, labels("clip_topk"), tokenizer, longest + 1)[0]) == len(ITEMS)
     assert len(examples(ITEMS, labels("clip_topk"), tokenizer, longest)[0]) < len(ITEMS)
@@ -165,7 +166,7 @@ def test_the_greedy_picks_become_the_labels(settings: Settings, capsys: pytest.C
     weights = run(started(settings, steps=30, learning_rate=1e-2), "a")
     assert greedy(settings, settings.output.parents[2] / "a" / "selector") == wanted
     assert same(weights, load_file(settings.selector_model / "model.safetensors"), "visual")
-    assert "'left_out/no evidence': 1" in capsys.readouterr().err
+    assert "1 of 8 training questions are left out (no evidence: 1)\n  x: no evidence\n" in capsys.readouterr().err
     assert settings.tracking.record is not None
     record = read_record(settings.tracking.record)
     for name, value in {
@@ -221,6 +222,17 @@ def test_microbatches_give_the_same_weights(settings: Settings) -> None:
     assert max(float((whole[name] - split[name]).abs().max()) for name in whole) < 1e-4
 
 
+@pytest.mark.parametrize("sharding", ["", pytest.param("fsdp2", marks=pytest.mark.e2e)])
+def test_two_processes_tune_what_one_does(settings: Settings, sharding: str) -> None:
+    """On the same micro-batches, whole or in shards."""
+    settings = started(settings, micro_batch_size=2)
+    one = run(settings, "one")
+    settings = replace(settings, output=settings.output.parents[2] / "two" / "selector" / "model.safetensors")
+    assert in_processes(lambda: initialise_selector.main(settings), 2, sharding) == [0, 0]
+    two = load_file(settings.output)
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-6
+
+
 def test_a_batch_is_the_prompt_that_the_selector_is_asked_with(settings: Settings) -> None:
     _, prompts = load_selector(settings.selector_model, settings.selector, Frames(), 2, "cpu")
     usable = [Example(own, (0, 1), reply_text(own.question, (0, 1))) for own in ITEMS[:2]]
@@ -240,7 +252,7 @@ def test_a_batch_is_the_prompt_that_the_selector_is_asked_with(settings: Setting
 
 
 def test_nothing_to_learn_from_and_a_loss_that_is_no_number(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'oracle': nothing to learn from in 8.*'no evidence': 1.*max_new_tokens': 7"):
+    with pytest.raises(ValueError, match=r"'oracle': nothing to learn from in 8.*no evidence, reply longer"):
         initialise_selector.main(replace(settings, selector=replace(settings.selector, max_new_tokens=3)))
     with pytest.raises(ValueError, match=r"selector\.start\.batch_size 4 is no multiple"):
         initialise_selector.main(started(settings, micro_batch_size=3))

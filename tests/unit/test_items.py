@@ -1,4 +1,4 @@
-"""The item schema: what is read back; what is refused stands in test_bad_input.py."""
+"""The item schema: what is read back; what is refused stands in test_bad_questions.py."""
 
 from pathlib import Path
 

@@ -1,20 +1,25 @@
 """How trainings are started: what the launcher is told, and what accelerate makes of the shipped configurations."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate.commands.launch import _validate_launch_command
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from processes import FSDP2
 
-from viarl.config import CHECKOUT, accelerate_file
+from viarl.config import check
+from viarl.config_launcher import CHECKOUT, accelerate_file
 from viarl.distributed import sharded
 from viarl.launch import Launcher, _accelerate_arguments, _told, launcher_of
 from viarl.stages.command import RUNTIME_VARIABLE
 from viarl.vlm import resolve_device
+
+DDP = yaml.safe_load(accelerate_file("ddp", CHECKOUT).read_text())
 
 
 def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, str]]:
@@ -45,6 +50,27 @@ def test_accelerate_understands_the_shipped_configurations(name: str, monkeypatc
     for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         monkeypatch.setenv(variable, made.get(variable, "false"))
     assert sharded() == (name != "ddp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("distributed_type: FSDP", "fsdp_config.fsdp_version must be 2, as in envs/accelerate/fsdp2.yaml"),
+        ("num_machines: 2", "num_machines is 2; more machines than one are not supported"),
+        ("distributed_type: TPU", "distributed_type is TPU; this project knows MULTI_GPU, FSDP, DEEPSPEED"),
+        ("distributed_type: [", "cannot be read (while parsing a flow node"),
+        ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}", "needs GPUs, but device = 'cpu'; set it to 'ddp'"),
+    ],
+)
+def test_configurations_that_cannot_work_are_refused_before_any_job(tmp_path: Path, change: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(change if "[" in change else yaml.safe_dump(DDP | yaml.safe_load(change)))
+    config = yaml.safe_load((CHECKOUT / "config.yaml").read_text())
+    config |= {"device": "cpu", "launcher": {"processes": 2, "config": str(file)}}
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        check(config)
+    assert str(raised.value).startswith("config: launcher.config") and len(str(raised.value).splitlines()) == 1
+    assert str(file) in str(raised.value)
 
 
 def test_an_ablation_may_be_started_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:

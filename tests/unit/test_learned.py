@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from viarl import vlm
-from viarl.items import Item, write_records
+from viarl.items import Item, read_items, write_records
 from viarl.memory import Recent
 from viarl.selection import learned
 from viarl.selection.learned import SelectorPrompts, item_draws, select
@@ -163,15 +163,14 @@ def test_a_bad_video_is_named(selector: tuple[Any, Any]) -> None:
         source(selector).prompts([replace(ITEMS[0], video="v9")])
 
 
-def test_the_stage_lists_every_item_in_order(
-    selector: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def settings(selector: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> select_frames.Settings:
+    """Of the stage, on four items and one whose video is bad."""
     for part in selector:
         part.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(select_frames, "FrameCache", Frames)
-    items = [ITEMS[3], replace(ITEMS[0], id="bad", video="v9"), *ITEMS[:3]]
-    write_records(tmp_path / "items.jsonl", items)
-    settings = select_frames.Settings(
+    write_records(tmp_path / "items.jsonl", [ITEMS[3], replace(ITEMS[0], id="bad", video="v9"), *ITEMS[:3]])
+    return select_frames.Settings(
         items=tmp_path / "items.jsonl",
         manifests=(),
         selector_model=tmp_path / "model",
@@ -180,9 +179,39 @@ def test_the_stage_lists_every_item_in_order(
         selected=4,
         number_pixels=13,
         temperature=1.0,
-        selector=ModelSettings("short", 8),
+        selector=ModelSettings("short", 8, batch_size=1),
         device="cpu",
     )
+
+
+def test_a_stage_that_was_killed_goes_on(settings: select_frames.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    select_frames.main(settings)
+    undisturbed = settings.output.read_bytes()
+    settings.output.unlink()
+    real, calls = learned.generate, []
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:  # of eight
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(learned, "generate", generate)
+    with pytest.raises(KeyboardInterrupt):
+        select_frames.main(settings)
+    assert not settings.output.exists()
+    select_frames.main(settings)
+    assert len(calls) == 6 + 3 and settings.output.read_bytes() == undisturbed
+    assert sorted(path.name for path in settings.output.parent.iterdir()) == ["items.jsonl", "model", "picks.parquet"]
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        select_frames.main(settings)
+    select_frames.main(replace(settings, seed=2))  # finds nothing of the other seed's
+    assert len(calls) == 6 + 8
+
+
+def test_the_stage_lists_every_item_in_order(settings: select_frames.Settings, tmp_path: Path) -> None:
+    items = read_items(settings.items)
     select_frames.main(settings)
     greedy, sampled = (read_picks(settings.output, decode) for decode in (GREEDY, SAMPLED))
     assert list(greedy) == list(sampled) == [item.id for item in items]

@@ -1,4 +1,4 @@
-"""The user's own videos: what is read and how it is split; what is refused stands in test_bad_input.py."""
+"""The user's own videos: what is read and how it is split; what is refused stands in test_bad_questions.py."""
 
 import json
 import time

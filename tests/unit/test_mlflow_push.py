@@ -149,6 +149,7 @@ def below_stage(children: list[Any], stage: str) -> Any:
     return found
 
 
+@pytest.mark.usefixtures("tables")
 def test_runs_stand_side_by_side(tmp_path):
     known = settings(tmp_path)
     fill(tmp_path)
@@ -177,6 +178,7 @@ def test_runs_stand_side_by_side(tmp_path):
     assert view(known) == {"selectedColumns": [*shown, "tags.`hypothesis`"]}
 
 
+@pytest.mark.usefixtures("tables")
 def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_path):
     from mlflow import MlflowClient
 
@@ -186,6 +188,7 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     before, _ = mirror(known)
     client = MlflowClient(known.destination)
     client.set_tag(before["main seed 0"].info.run_id, "mlflow.note.content", "the one to look at")
+    client.set_tag(before["main seed 1"].info.run_id, "mlflow.runName", "my second")
     other = CONFIG | {"frames": CONFIG["frames"] | {"selected": 3}}
     train(tmp_path, "", other)  # another configuration
     summarise(tmp_path, "seed1/", 1, 0.7)  # the same one, other numbers
@@ -193,6 +196,8 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     sync_mlflow.main(sync_mlflow.Settings(known))
 
     after, children = mirror(known)
+    assert "my second" in after  # a name that people gave stays
+    after["main seed 1"] = after.pop("my second")
     ids = {name: (before[name].info.run_id, after[name].info.run_id) for name in RUNS.values()}
     assert {name for name, (old, new) in ids.items() if old != new} == {"main seed 0", "main seed 1"}
     assert after["main seed 0"].data.params["frames.selected"] == "3"
@@ -270,6 +275,7 @@ def test_a_push_that_breaks_off_after_any_call_is_made_up_for(tmp_path, monkeypa
     }
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_broken_record_is_named_and_stops_no_other(tmp_path, capsys):
     known = settings(tmp_path)
     train(tmp_path, "")

@@ -184,6 +184,19 @@ def test_the_papers_scale_and_what_makes_it_smaller() -> None:
     assert checkpoint_bytes(PUBLISHED["3B"], 16, False, 2) < 0.02 * checkpoint_bytes(PUBLISHED["3B"], 0, False, 2)
     none = paper(cycles=0)
     assert list(none) == ["cache_frames", "score_frames", "select_frames", "evaluate"]
+    untuned = paper(answerer={"tuning": {"steps": 0}})
+    assert untuned.keys() == alone.keys() - {"tune_answerer"}
+    assert untuned["select_frames"].jobs == alone["select_frames"].jobs - 2  # none on the training questions
+
+
+def test_an_answerer_on_a_server_takes_no_memory_here() -> None:
+    here, served = paper(), paper(answerer={"backend": "endpoint", "frames_as": "images"})
+    assert (
+        here["train_selector"].gpu_bytes - served["train_selector"].gpu_bytes >= here["train_selector"].gpu["answerer"]
+    )
+    assert here["evaluate"].gpu and not served["evaluate"].gpu and not served["filter_guessable"].gpu
+    for stage in ("select_frames", "tune_answerer"):
+        assert here[stage] == served[stage]
 
 
 def test_the_stage_prints_tables_formulas_and_resources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,9 +210,11 @@ def test_the_stage_prints_tables_formulas_and_resources(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "3,085,938,688 weights + 668,684,288" in printed and "not imported yet" in printed
     assert "tune_answerer does not fit 80 GB" in printed and "Keys and values: 2 x layers" in printed
-    block = yaml.safe_load(printed[printed.index("set-resources:") :])["set-resources"]
-    assert block["train_selector"]["gres"] == "gpu:1" and block["train_selector"]["runtime"] > 60
-    assert block["train_selector"]["mem_mb"] > 15_000 and "gres" not in block["cache_frames"]
+    block = yaml.safe_load(printed[printed.index("  cache_frames:") :])
+    minutes, memory = (block["train_selector"][name].removesuffix(" * attempt") for name in ("runtime", "mem_mb"))
+    assert int(minutes) > 60 and int(memory) > 15_000
+    profile = yaml.safe_load((REPOSITORY / "slurm" / "config.yaml").read_text())["set-resources"]
+    assert {"score_frames", "train_selector", "evaluate"} <= block.keys() & profile.keys()
     write_json(tmp_path / "config.json", {"model_type": "qwen3_vl"})
     with pytest.raises(ValueError, match=r"sizes of answerer.model = .* are not known; known are .*3B, 7B"):
         plan.main(plan.Settings(PAPER, {**models, "answerer": str(tmp_path)}, sets, "local_train"))

@@ -126,6 +126,26 @@ def test_an_earlier_block_inside_the_thoughts_does_not_count() -> None:
     assert parse_selection("<think> see the card </think><index>[4, 5, 6]</index>", 8, 3).thinking == "see the card"
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is A because the man runs.", "A"),
+        ("The answer is C because B is wrong.", "C"),
+        ("The answer is B since A and D do not appear.", "B"),
+        ("Answer: A as seen in frame 3", "A"),
+        ("Option A is correct.", "A"),
+        ("A is correct", "A"),
+        ("The answer is a star.", "A"),  # the option's text
+        ("The answer is a dog.", ""),
+        ("Answer: A man is running", ""),
+        ("The answer is B or C.", ""),
+        ("The answer is (A) man", "A"),
+    ],
+)
+def test_letters_in_sentences(reply: str, letter: str) -> None:
+    assert extract_letter(reply, OPTIONS) == letter
+
+
 def test_selector_prompt_has_the_true_numbers_and_no_options() -> None:
     messages = selector_messages("paper", "Who runs?", count=20, selected=8)
     system, user = messages[0]["content"][0]["text"], messages[1]["content"]

@@ -316,6 +316,13 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
     )
     with tracking.start(Tracking(root=tmp_path, stage="train_selector", cycle=1, defer_below_s=1e9)) as run:
         run.log_metrics({"reward/total": 1.0}, step=1)
+    with tracking.start(Tracking(root=tmp_path, stage="train_selector", cycle=1, defer_below_s=1e9), {"lr": 2}) as run:
+        run.log_metrics({"reward/total": 2.0}, step=1)  # takes the place of the one that nobody has pushed
+    with tracking.start(Tracking(root=tmp_path, stage="train_selector", cycle=3, defer_below_s=1e9)):
+        pass
+    (tmp_path / "tracking" / "train_selector" / "just_begun.jsonl").touch()
+    (shown,) = make_report.training_records(tmp_path, last=2)
+    assert shown.series("reward/total") == [(1, 2.0)]
     make_report.main(settings)
     names = {str(path.relative_to(settings.folder)) for path in settings.folder.rglob("*.*")}
     pictures = {"accuracy.png", "tasks.png", "rewards.png", "timing.png", "filmstrips/00-needle-after.png"}
@@ -324,6 +331,8 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
     record = read_record(tmp_path / "tracking/make_report/all.jsonl")
     assert len(record.artifacts) == 9
 
+    make_report.main(replace(settings, filmstrips=0, folder=tmp_path / "none"))
+    assert (tmp_path / "none" / "filmstrips").is_dir()  # which the rule promises
     table[0]["item"] = "unknown"
     write_rows(tmp_path / "needle.parquet", table)
     with pytest.raises(ValueError, match="question 'unknown' is not in"):

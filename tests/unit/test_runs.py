@@ -91,6 +91,7 @@ def test_compared_runs() -> None:
     [
         ({"reward": {"lenght": 0}}, "ablations.x.overlay: reward.lenght = 0: unknown key; did you mean 'length'?"),
         ({"frames": {"selected": 99}}, "ablations.x.overlay: frames.selected = 99: more than frames.candidates"),
+        ({"local": {"folder": "f"}}, "ablations.x.overlay.local.folder: every run has the same questions and videos"),
         ({"pathvars": {"data": "d"}}, "ablations.x.overlay.pathvars: an ablation cannot change it"),
         ({"seed": 3}, "ablations.x.overlay.seed: the seeds of an ablation stand in ablations.x.seeds"),
     ],

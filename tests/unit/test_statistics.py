@@ -90,21 +90,25 @@ def test_unusable_values_are_refused(values: np.ndarray, clusters: list[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("times", "evidence", "recall"),
+    ("selected", "evidence", "recall"),
     [
-        ([0.0, 5.0, 10.0], [(4.0, 6.0)], 1.0),
-        ([0.0, 5.0, 10.0], [(6.0, 9.9)], 0.0),
-        ([0.0, 5.0, 10.0], [(5.0, 7.0), (1.0, 2.0)], 0.5),  # the ends count
-        ([4.1, 4.2], [(4.0, 5.0), (8.0, 9.0), (1.0, 2.0)], 1 / 3),  # two frames in one interval hit it once
+        ([0, 5, 9], [(4.0, 6.0)], 1.0),
+        ([0, 5, 9], [(6.0, 8.9)], 0.0),
+        ([0, 5, 9], [(5.0, 7.0), (1.0, 2.0)], 0.5),  # the ends count
+        ([4, 5], [(4.0, 5.0), (8.0, 9.0), (1.0, 2.0)], 1 / 3),  # two frames in one interval hit it once
         ([], [(4.0, 5.0)], 0.0),
+        ([3, 7], [(3.1, 3.3), (6.6, 6.7), (20.0, 21.0)], 2 / 3),  # no candidate inside: the nearest one hits
+        ([9], [(20.0, 21.0)], 1.0),
+        ([4], [(3.5, 3.5)], 1.0),  # two are the nearest
     ],
 )
-def test_evidence_recall(times: list[float], evidence: list[tuple[float, float]], recall: float) -> None:
-    assert evidence_recall(times, evidence) == pytest.approx(recall)
+def test_evidence_recall(selected: list[int], evidence: list[tuple[float, float]], recall: float) -> None:
+    """Of ten candidates, a second apart."""
+    assert evidence_recall(np.arange(10.0), evidence, selected) == pytest.approx(recall)
 
 
 def test_evidence_recall_is_unknown_without_evidence() -> None:
-    assert math.isnan(evidence_recall([1.0], []))
+    assert math.isnan(evidence_recall(np.arange(2.0), [], [1]))
 
 
 def test_four_way() -> None:

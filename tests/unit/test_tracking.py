@@ -53,6 +53,7 @@ def history(settings: Tracking, run, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in client(settings).get_metric_history(run.info.run_id, key))
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_run_is_mirrored_with_tags_params_metrics_and_artifacts(settings, tmp_path):
     @dataclass(frozen=True)
     class Stage:
@@ -82,6 +83,7 @@ def test_a_run_is_mirrored_with_tags_params_metrics_and_artifacts(settings, tmp_
     assert (tmp_path / "mlartifacts").is_dir()
 
 
+@pytest.mark.usefixtures("tables")
 def test_more_points_than_one_batch_takes(settings):
     with tracking.start(settings, params={f"p{i}": i for i in range(230)}) as run:
         for step in range(450):
@@ -91,6 +93,7 @@ def test_more_points_than_one_batch_takes(settings):
     assert history(settings, found, "b") == [(step, -step) for step in range(450)]
 
 
+@pytest.mark.usefixtures("tables")
 def test_pushing_again_doubles_nothing_even_when_the_mark_was_lost(settings):
     with tracking.start(settings, params={"a": 1}) as run:
         run.log_metrics({"loss": 1.5}, step=1)
@@ -113,6 +116,7 @@ def test_a_store_that_was_deleted_is_filled_again(settings):
         assert expected in sync.stderr
 
 
+@pytest.mark.usefixtures("tables")
 def test_an_error_in_the_stage_is_recorded_and_not_swallowed(settings):
     with pytest.raises(RuntimeError, match="boom"), tracking.start(settings):
         raise RuntimeError("boom")
@@ -120,6 +124,7 @@ def test_an_error_in_the_stage_is_recorded_and_not_swallowed(settings):
     assert runs(settings)[0].info.status == "FAILED"
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_killed_stage_keeps_its_record_and_the_next_start_continues_it(settings):
     program = f"""
 import os, signal
@@ -148,6 +153,7 @@ with tracking.start(s, params={{"lr": 0.1}}) as run:
     assert history(settings, found, "loss") == [(step, step) for step in range(8)]
 
 
+@pytest.mark.usefixtures("tables")
 def test_other_parameters_start_a_new_run_and_the_unpushed_one_is_not_lost(settings):
     away = replace(settings, uri="http://127.0.0.1:9")
     with pytest.raises(KeyboardInterrupt), tracking.start(away, params={"lr": 0.1}) as run:
@@ -158,6 +164,21 @@ def test_other_parameters_start_a_new_run_and_the_unpushed_one_is_not_lost(setti
     found = {run.data.params["lr"]: run for run in runs(settings)}
     assert {lr: run.info.status for lr, run in found.items()} == {"0.1": "KILLED", "0.2": "FINISHED"}
     assert history(settings, found["0.1"], "loss") == [(1, 7.0)]
+
+
+@pytest.mark.usefixtures("tables")
+def test_what_was_pushed_of_an_older_run_says_nothing_of_a_newer_one(settings):
+    with tracking.start(settings, params={"lr": 0}):
+        pass
+    mark = json.loads(tracking.mark_path(settings.record).read_text())
+    with tracking.start(replace(settings, uri="http://127.0.0.1:9"), params={"lr": 1}):
+        pass
+    assert not tracking.mark_path(settings.record).exists()
+    # as if the first one's record had been just as long
+    tracking.mark_path(settings.record).write_text(json.dumps(mark | {"bytes": settings.record.stat().st_size}))
+    with tracking.start(settings, params={"lr": 2}):
+        pass
+    assert {run.data.params["lr"] for run in runs(settings)} == {"0", "1", "2"}
 
 
 def test_an_unreachable_server_warns_stops_nothing_and_sync_makes_up_for_it(settings, capsys):
@@ -199,6 +220,7 @@ def test_a_deferred_stage_is_pushed_by_the_next_one(settings):
     assert len(runs(settings)) == 2
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_long_stage_pushes_while_it_runs(settings):
     with tracking.start(replace(settings, push_every_s=0.0)) as run:
         run.log_metrics({"loss": 1.0}, step=1)

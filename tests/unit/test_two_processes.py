@@ -96,6 +96,13 @@ def moved(job: Job) -> float:
     return max(float((before[name] - after[name]).abs().max()) for name in before)
 
 
+@pytest.mark.e2e
+def test_a_trained_tower_may_be_sharded(make: Make) -> None:
+    one, two = (make("selector", name or "ddp", 2, name, train_vision=True, **THREE) for name in ("", "fsdp2"))
+    assert one.run_all() == two.run_all() == [0, 0]
+    assert largest_difference(one, two) <= WEIGHTS["selector"] < 0.01 * moved(one)
+
+
 @pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.e2e)], ids=["full", "lora"])
 @pytest.mark.parametrize("kind", ["selector", "answerer"])
 def test_two_processes_train_what_one_does(make: Make, kind: str, lora: bool) -> None:

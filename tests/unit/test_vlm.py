@@ -1,12 +1,14 @@
 """Encoding and generation: cached features, shared prefill, and agreement with transformers' own generate."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from viarl.prompts import selector_messages
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, generate, video_outputs, with_features
+from viarl.vlm import Encoder, generate, load_model, video_outputs, with_features
 
 TEXTS = ["<think>find the blue card</think><index>[1, 2]</index>", 'The question is "Which shape is on the blue card?"']
 
@@ -29,6 +31,35 @@ def make_prompt(encoder: Encoder, words: int, frames: int = 8):
 
 def test_small_frames_are_not_enlarged(vlm) -> None:
     assert make_prompt(vlm[2], 1).grid.tolist() == [8, 2, 2]
+
+
+def test_text_goes_on_behind_a_video_as_qwen_was_trained(vlm, tmp_path) -> None:
+    """The rule of Qwen2.5-VL's own code: one past the largest position so far, be that a frame's or a row's."""
+    model, processor, inside = vlm
+    model.save_pretrained(tmp_path / "stand-in")
+    assert load_model(tmp_path / "stand-in", device="cpu").config.text_inside_video is True
+    config = json.loads((tmp_path / "stand-in" / "config.json").read_text())
+    del config["text_inside_video"]
+    (tmp_path / "stand-in" / "config.json").write_text(json.dumps(config))
+    behind = Encoder(load_model(tmp_path / "stand-in", device="cpu"), processor)
+    for frames, sides in ((8, 28), (2, 140)):  # 8 frames of 1 x 1 tokens, 2 frames of 5 x 5
+        pixels, grid = behind.pixels(np.zeros((frames, sides, sides, 3), dtype=np.uint8))
+        one, other = (
+            encoder.prompt(selector_messages("short", "Which?", frames, 2), pixels, grid)
+            for encoder in (inside, behind)
+        )
+        video = (other.token_types == 2).nonzero()[:, 0]
+        first, last = int(video[0]), int(video[-1])
+        side = sides // 28
+        assert other.positions[0, first : last + 1].tolist() == [
+            first + frame for frame in range(frames) for _ in range(side * side)
+        ]
+        start = first + max(frames, side)
+        text = torch.arange(start, start + other.length - last - 1)
+        assert torch.equal(other.positions[:, last + 1 :], text.expand(3, -1))
+        assert other.next_position == start + len(text)
+        assert torch.equal(one.positions[:, : last + 1], other.positions[:, : last + 1])
+        assert int(one.positions[0, last + 1]) == first + side  # amid the frames, or behind them
 
 
 @pytest.mark.parametrize("frames", [4, 30])

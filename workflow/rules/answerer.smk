@@ -31,7 +31,7 @@ rule tune_answerer:
     threads: processes
     resources:
         mem_mb=growing(4000),
-        runtime=growing(2880),
+        runtime=growing(1440),
     params:
         settings=settings("tune_answerer", section("seed"), tuning),
         answerer=model("answerer"),

@@ -13,7 +13,8 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
-from viarl.config import STAND_IN, accelerate_file
+from viarl.config import STAND_IN
+from viarl.config_launcher import accelerate_file
 from viarl.fingerprint import fingerprint
 from viarl.hub.sets import REPOSITORIES
 from viarl.runs import run_name
@@ -109,6 +110,7 @@ def hub_set(config, w):
         "set": w["set"],
         **only(hub, ["limit", "archives", *([] if made.part == "all" else ["validation_share", "split_seed"])]),
         "videos_from": videos_from,
+        **({"drawings": hub["viarl_data_parts"]} if made.source == "viarl_data" and hub["viarl_data_parts"] else {}),
         "revisions": only(hub["revisions"], ids),
     }
 
@@ -212,6 +214,12 @@ def runtime(config):
     }
 
 
+def other_runtimes():
+    """The same of the ablations that are told something else."""
+    known = {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]}
+    return {name: told for name, told in known.items() if told != runtime(config)}
+
+
 TRACKING = config["tracking"] | {
     "root": workflow.pathvars.apply("<results>"),
     "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
@@ -224,7 +232,7 @@ os.environ.update(
         runtime(config)
         | {
             "tracking": TRACKING,
-            "ablations": {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]},
+            "ablations": other_runtimes(),
         }
     ),
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),

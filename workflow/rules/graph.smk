@@ -208,13 +208,19 @@ def own_videos(w):
     return [os.path.join(local["folder"], os.path.relpath(file, home)) for file in files]
 
 
+def compared_cycle(run):
+    """The last cycle in which a run is compared: with `cycles: auto` that of the seed that goes on longest."""
+    seeds = [other for other in compared_runs(config) if split_run(other)[0] == split_run(run)[0]]
+    return max(map(last_cycle, seeds))
+
+
 def compared_rows(w):
     """The tables of all compared runs: of each run, of each benchmark, those of its cycles."""
     return [
         GRAPH.path(run, "rows", {"c": str(c), "set": name})
         for run in compared_runs(config)
         for name in config["benchmarks"]
-        for c in range(last_cycle(run) + 1)
+        for c in range(compared_cycle(run) + 1)
     ]
 
 
@@ -224,7 +230,7 @@ def compared(config, w):
     for run in compared_runs(config):
         ablation, _ = split_run(run)
         hypothesis = config["ablations"][ablation]["hypothesis"] if ablation else ""
-        known = {"seed": GRAPH.config(run)["seed"], "cycle": last_cycle(run)}
+        known = {"seed": GRAPH.config(run)["seed"], "cycle": compared_cycle(run)}
         runs.append(known | {"ablation": ablation, "hypothesis": hypothesis})
     return {"runs": runs}
 

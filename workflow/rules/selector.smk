@@ -34,7 +34,7 @@ rule initialise_selector:
     threads: processes
     resources:
         mem_mb=growing(4000),
-        runtime=growing(2880),
+        runtime=growing(1440),
     params:
         settings=settings("initialise_selector", section("seed"), pick("frames", "selected", "number_pixels"), start),
         selector=model("selector"),
@@ -69,7 +69,7 @@ rule train_selector:
     threads: processes
     resources:
         mem_mb=growing(6000),
-        runtime=growing(4320),
+        runtime=growing(1440),
     params:
         settings=settings(
             "train_selector",

@@ -26,7 +26,7 @@ from typing import Any, Self
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from viarl.distributed import any_process, meet, of_first, rank, trained_model
+from viarl.distributed import any_process, layout, meet, of_first, rank, trained_model
 from viarl.faults import Outage
 from viarl.files import clear_write_errors, read_json, sha256_file, sha256_json, temporary_beside, write_json
 from viarl.flatten import flatten
@@ -68,7 +68,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], keep: int = 1) -> None:
-        self.folder, self.identity, self.keep = folder, dict(identity), keep
+        self.folder, self.identity, self.keep = folder, {**identity, **layout()}, keep
         self.lock = FolderLock(folder)
         self.first = rank() == 0  # of several processes one has the lock and writes
 

@@ -21,11 +21,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from viarl.config_launcher import launcher_problems
 from viarl.config_models import STAND_IN, model_problems
 from viarl.faults import listed, nearest, shown
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
-CHECKOUT = SCHEMA.parents[2]
 _TYPES = {
     "object": "a mapping of keys",
     "array": "a list",
@@ -210,38 +210,6 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def accelerate_file(name: str, checkout: Path) -> Path:
-    """Return the file that launcher.config names: one of `checkout`/envs/accelerate by its name, or one by its path."""
-    own = checkout / "envs" / "accelerate" / f"{name}.yaml"
-    return own if own.is_file() else Path(name)
-
-
-def _launcher(
-    launcher: Mapping[str, Any], device: str, selector: Mapping[str, Any], answerer: Mapping[str, Any]
-) -> Iterator[str]:
-    """Whether the batches can be shared evenly by the processes, and these can be started."""
-    processes, name = launcher["processes"], launcher["config"]
-    if not (file := accelerate_file(name, CHECKOUT)).is_file():
-        known = [path.stem for path in (CHECKOUT / "envs" / "accelerate").glob("*.yaml")]
-        yield f"launcher.config = {shown(name)}: no such file; {nearest(name, known)}"
-    elif device == "cpu" and file.stem in ("fsdp2", "deepspeed_zero3"):
-        yield f"launcher.config = {shown(name)}: needs GPUs, but device = 'cpu'; set it to 'ddp'"
-    for section, batch, part, training in (
-        ("selector.training", "prompts_per_step", "groups_per_microbatch", selector["training"]),
-        ("selector.start", "batch_size", "micro_batch_size", selector["start"]),
-        ("answerer.tuning", "batch_size", "micro_batch_size", answerer["tuning"]),
-    ):
-        if training.get("labels") == "none":  # there is no such training
-            continue
-        total, size = training[batch], training[part]
-        each = total // processes
-        if total % processes:
-            yield f"{section}.{batch} = {total}: no multiple of launcher.processes = {processes}; change one of them"
-        elif size and each % size:
-            what = f"{section}.{batch} = {total}" + (f" over launcher.processes = {processes}" if processes > 1 else "")
-            yield f"{section}.{part} = {size}: does not divide {what}; change one of them, or set it to 0"
-
-
 def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: str) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
     if training["group_size"] < 2:
@@ -359,6 +327,11 @@ def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iter
     sets = [dataset, *benchmarks]
     if not any(name.startswith("local") for name in sets):
         return
+    if dataset == "local" and "local" in benchmarks:
+        yield (
+            f"benchmarks = {benchmarks!r}: 'local' holds the videos that dataset = 'local' trains on; name "
+            "'local_validation', the share of them that is held out"
+        )
     user = "dataset" if dataset == "local" else "benchmarks"
     for key, what, exists in (
         ("folder", "folder of your videos", os.path.isdir),
@@ -384,7 +357,7 @@ def _hub(benchmarks: list[str], hub: Mapping[str, Any]) -> Iterator[str]:
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
-    _launcher: ("launcher", "device", "selector", "answerer"),
+    launcher_problems: ("launcher", "device", "selector", "answerer"),
     _selector: ("selector", "reward", "device"),
     _answerer: ("answerer", "device"),
     _endpoint: ("answerer", "cycles"),

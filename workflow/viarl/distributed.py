@@ -29,7 +29,13 @@ def processes() -> int:
 
 def sharded() -> bool:
     """Tell whether the trained model's weights lie in shards (FSDP, DeepSpeed) instead of whole in every process."""
-    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true" for kind in ("FSDP", "DEEPSPEED"))
+    return bool(layout())
+
+
+def layout() -> dict[str, str]:
+    """Return how the checkpoints of this training are laid out: nothing for whole weights, else who sharded them."""
+    kinds = [kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true"]
+    return {"launcher's shards": kinds[0]} if kinds else {}
 
 
 def any_process(flag: bool) -> bool:

@@ -24,12 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
+from viarl.config_launcher import KINDS, accelerate_kind
 from viarl.progress import leave_broken_pipes, say
 from viarl.stages.command import RUNTIME_VARIABLE, of_run
 
-KINDS = ("MULTI_GPU", "FSDP", "DEEPSPEED")  # of accelerate's distributed_type
 AGAIN_S = 5.0  # seconds until a signal is passed on again, for processes that were just being started
 
 
@@ -97,7 +95,7 @@ class Signals:
 def run_several(module: str, arguments: Sequence[str], launcher: Launcher) -> int:
     """Run a stage in several processes; return the exit status.
 
-    Errors: ValueError where there are fewer GPUs than processes, or the accelerate configuration is missing.
+    Errors: ValueError where there are fewer GPUs than processes, or none though they are needed.
     """
     signals = Signals()
     signals.listen()
@@ -119,21 +117,13 @@ def run_several(module: str, arguments: Sequence[str], launcher: Launcher) -> in
 
 
 def _check(launcher: Launcher) -> None:
-    if launcher.config is None or not launcher.config.is_file():
-        raise ValueError(f"launcher.config: {launcher.config} is no file; name one of envs/accelerate/ or your own")
+    """Compare what is asked for with what this machine has; the configuration's own check has seen the file."""
     where = f"launcher.config: {launcher.config}:"
-    known = yaml.safe_load(launcher.config.read_text(encoding="utf-8"))
-    kind = known.get("distributed_type") if isinstance(known, dict) else None
-    if kind not in KINDS:
-        raise ValueError(f"{where} distributed_type is {kind}; this project knows {', '.join(KINDS)}")
-    if known.get("num_machines", 1) != 1:
-        raise ValueError(f"{where} num_machines is {known['num_machines']}; more machines than one are not supported")
-    if kind == "FSDP" and known.get("fsdp_config", {}).get("fsdp_version") != 2:
-        raise ValueError(f"{where} fsdp_config.fsdp_version must be 2, as in envs/accelerate/fsdp2.yaml")
+    kind = accelerate_kind(launcher.config) if launcher.config else None
     if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(f"{where} DeepSpeed is not installed; pip install deepspeed, or set launcher.config: fsdp2")
     if _on_cpu(launcher):
-        if kind != "MULTI_GPU":
+        if kind != KINDS[0]:
             raise ValueError(f"{where} {kind} needs GPUs, and there are none; set launcher.config: ddp")
     else:
         import torch
@@ -156,8 +146,10 @@ def _accelerate_arguments(module: str, arguments: Sequence[str], launcher: Launc
 
     options = ["--config_file", str(launcher.config), "--num_processes", str(launcher.processes), "--module"]
     known: Any = launch_command_parser().parse_args([*options, "viarl.launched", module, *arguments])
-    # of torch's launcher, which accelerate calls: it finds a free port, on loopback
-    known.standalone, known.local_addr, known.main_process_port = True, "127.0.0.1", 0
+    # of torch's launcher, which accelerate calls: the processes find each other through a file that is theirs alone (a
+    # port for it would be open to all, and what comes through it is unpickled), and talk on loopback
+    known.rdzv_backend, known.rdzv_conf = "c10d", "store_type=file"
+    known.local_addr, known.main_process_port = "127.0.0.1", 0
     # the job's cores are shared by its processes
     known.num_cpu_threads_per_process = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // launcher.processes)
     known.signals_to_handle = "SIGHUP"  # those that end a job politely are handled here, without a time limit

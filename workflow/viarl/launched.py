@@ -25,7 +25,7 @@ from viarl.progress import say
 LAST = 30  # lines of a failed process that are shown
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 POLITE = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
-LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exiting")
 
 
 class LastLines(io.TextIOBase):
@@ -57,7 +57,7 @@ def run_stage(module: str) -> int:
         if not any(sign in str(error) for sign in LOST):
             traceback.print_exc()
         else:
-            say(f"the connection to another process was lost, whose own error says why ({str(error)[:200]})")
+            say(f"the connection to another process was lost, whose own error says why ({error})")
         return 1
     except BaseException:
         traceback.print_exc()

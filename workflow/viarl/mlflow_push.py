@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from viarl.files import write_json, write_text
 from viarl.mlflow_parent import Parent, columns, known_parent, newest
 from viarl.progress import say
-from viarl.tracking import Record, Tracking, mark_path, marked, read_record, records
+from viarl.tracking import Record, Tracking, begun, mark_path, marked, records
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -82,9 +82,7 @@ def push(settings: Tracking, paths: Iterable[Path]) -> int:
 def _read(path: Path) -> Record | None:
     """Return a record, None where nothing was written yet, it was replaced meanwhile, or (with a warning) is none."""
     try:
-        return read_record(path) if b"\n" in path.read_bytes() else None
-    except FileNotFoundError:
-        return None
+        return begun(path)
     except ValueError as error:
         say(f"warning: not pushed to MLflow: {error}")
         return None
@@ -221,7 +219,7 @@ class _Store:
         kept = next(iter(same or [one for one in found if self._extends(one, params, parent)]), None)
         if kept is None:
             for one in found:
-                tags = {**{key: value for key, value in one.data.tags.items() if key != STATE_TAG}, **tags}
+                tags = {**_inherited(one.data.tags, parent), **tags}
             run_id = self._create(parent.name, parent.began, tags)
         else:
             run_id = kept.info.run_id
@@ -300,6 +298,14 @@ class _Store:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status, int(1000 * end))
+
+
+def _inherited(tags: Mapping[str, str], parent: Parent) -> dict[str, str]:
+    """Return the tags of an old parent that its successor keeps, with the name if people gave it another one."""
+    kept = {key: value for key, value in tags.items() if key not in (STATE_TAG, "hypothesis")}
+    if re.fullmatch(rf"{re.escape(parent.tags['ablation'])}( seed \d+)?", kept.get("mlflow.runName", "")):
+        del kept["mlflow.runName"]
+    return kept
 
 
 def _text(value: Any) -> str:

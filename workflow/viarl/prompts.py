@@ -31,6 +31,8 @@ ANSWERER_INSTRUCTION = {
 }
 
 _FORMAT = re.compile(r"\s*<think>(?P<think>(?:(?!</think>).)*)</think>\s*<index>(?P<list>[^<>]*)</index>\s*", re.DOTALL)
+# Behind "A": a word that an article can stand before. (No article stands before these; then the A is an option.)
+_NOUN = r"\s(?!(?:and|as|at|based|because|but|for|from|in|is|on|or|since|so|that|was|which|with)\b)[a-z]"
 _LIST = re.compile(r"\[\s*\d+\s*(?:,\s*\d+\s*)*\]")
 
 
@@ -117,20 +119,21 @@ def extract_letter(reply: str, options: Sequence[str]) -> str:
     """Return the option letter that a reply names, or "" if none or several remain possible.
 
     In order: "answer is X" / "Answer: X"; a letter that opens the reply ("B", "B.", "(B)"); a capital letter standing
-    alone (an "A" before a lower-case word is an article); the one option whose text occurs in the reply.
+    alone (an "A" before a word that can follow an article is one); the one option whose text occurs in the reply.
     """
     letters = LETTERS[: len(options)]
     if not letters:
         return ""
     text = reply.strip()
     patterns = (
-        rf"answer\s*(?:is|:)?\s*(?:option\s*)?[:\s]*\(?([{letters}])\)?(?![A-Za-z'])(?!\s[a-z])",
+        rf"answer\s*(?:is|:)?\s*(?:option\s*)?[:\s]*\(?([{letters}])\)?(?![A-Za-z'])"
+        rf"(?!(?<=[AI]){_NOUN})(?!\s*(?:or|and|/)\s*\(?[{letters}]\b)",
         rf"^\(?([{letters}])(?:[).:]|,(?!\s*(?:and |or )?[{letters}]\b)|$)",
     )
     for flags, pattern in zip((re.IGNORECASE, 0), patterns, strict=True):
         if found := re.findall(pattern, text, flags):
             return str(found[-1]).upper()
-    alone = re.findall(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", re.sub(r"\bA(?=\s(?!or\b|and\b)[a-z])", "", text))
+    alone = re.findall(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", re.sub(rf"\bA(?={_NOUN})", "", text))
     if len(set(alone)) == 1:
         return str(alone[0])
     texts = {letter: option.rstrip(".") for letter, option in zip(letters, options, strict=True) if option}

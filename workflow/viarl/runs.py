@@ -90,6 +90,10 @@ def check_runs(config: Config) -> None:
             f"{where}.overlay.{key}: an ablation cannot change it, for it is common to all runs; take it out"
             for key in sorted(COMMON & set(overlay))
         ]
+        problems += [
+            f"{where}.overlay.local.{key}: every run has the same questions and videos of yours; take it out"
+            for key in sorted({"folder", "questions"} & set(overlay.get("local") or {}))
+        ]
         if name == "main":
             problems.append(f"{where}: the run without an ablation has this name; take another")
         if "seed" in overlay:

@@ -228,10 +228,12 @@ class Run:
             with path.open("r+b") as handle:
                 handle.truncate(old.size)  # cut a torn last line
             return True
-        if marked(path).get("bytes", 0) != old.size:  # not in MLflow yet: set aside for the next push
+        pushed = marked(path)
+        if (pushed.get("id"), pushed.get("bytes")) != (old.header["id"], old.size):  # set aside for the next push
             path.replace(path.with_name(f"{path.stem}.{old.header['id'][:8]}.jsonl"))
         else:
             path.unlink()
+        mark_path(path).unlink(missing_ok=True)
         return False
 
     def _push(self, others: bool) -> bool:
@@ -281,6 +283,14 @@ def git_tags(folder: Path) -> dict[str, str]:
         found.append(done.stdout.strip())
     commit, changes = found
     return {"git_commit": commit, "git_changed_files": "yes" if changes else "no"}
+
+
+def begun(path: Path) -> Record | None:
+    """Return a record, None where nothing was written yet or it was replaced meanwhile; ValueError as `read_record`."""
+    try:
+        return read_record(path) if b"\n" in path.read_bytes() else None
+    except FileNotFoundError:
+        return None
 
 
 def records(root: Path) -> list[Path]:

@@ -21,6 +21,10 @@ from viarl.families import attention_for, is_timed, joined_features, model_class
 from viarl.model_files import damage_named, find
 from viarl.progress import say
 
+# Qwen2.5-VL was trained with text that goes on behind a video's last position. transformers 5 lets it go on behind the
+# first frame's, which in a long video is a place amid its frames. Checkpoints that were made with the latter rule, as
+# the stand-ins, say so by this key in their config.json.
+TEXT_INSIDE_VIDEO = "text_inside_video"
 FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; fixes the temporal spacing of positions
 PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
 
@@ -139,6 +143,7 @@ class Encoder:
         self.tokenizer = processor.tokenizer
         self._rope = model.model.get_rope_index
         self._timed = is_timed(model)
+        self._text_inside_video = bool(getattr(model.config, TEXT_INSIDE_VIDEO, False))
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
         self._texts: dict[str, torch.Tensor] = {}
 
@@ -208,7 +213,11 @@ class Encoder:
             video_grid_thw=None if grid is None or images else grid[None],
             second_per_grid_ts=None if grid is None or images else torch.tensor([seconds]),
         )
-        return Prompt(input_ids, token_types, positions[:, 0].long(), grid, pixels, features)
+        positions = positions[:, 0].long()
+        if grid is not None and not images and not self._timed and not self._text_inside_video:
+            end = int((token_types == 2).nonzero()[-1]) + 1
+            positions[:, end:] += positions[:, :end].max() + 1 - positions[0, end]
+        return Prompt(input_ids, token_types, positions, grid, pixels, features)
 
 
 def as_video(grid: torch.Tensor) -> torch.Tensor:

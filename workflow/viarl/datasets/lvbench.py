@@ -98,4 +98,4 @@ def _item(record: Record, asked: Any, notes: Notes) -> tuple[Item, str]:
         source=SOURCE,
         groups=tuple(f"type={kind}" for kind in dict.fromkeys(types)),
     )
-    return item, f"all_videos/{key}.mp4"
+    return item, f"{key}.mp4"  # in AIWinter's archive below all_videos/, in lmms-lab's at the top

@@ -97,7 +97,7 @@ def choose(
 
     Where an item has no evidence, the oracle is the best of `draws` random choices. That flatters it (some draw may be
     right by luck), so the selector "blind" then joins it, on all items: the best of as many replies without frames,
-    each under another rotation of the options.
+    each under another rotation of the options (so at most one an option). Neither is an accuracy of a single answer.
 
     A selector that cannot choose (bad video, no similarities, no picks) has a choice that says so in `failed`.
     ValueError for an unknown selector.
@@ -176,11 +176,11 @@ def evaluate(
 def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.ndarray]) -> dict[str, Any]:
     item = choice.item
     letter = letter_before(reply.letter, item, choice.rotation)
-    seen: list[float] = []
+    recall = 0.0 if item.evidence else float("nan")
     if choice.indices:
         if item.video not in times:
             times[item.video] = sources.cache.times(item.video)
-        seen = times[item.video][list(choice.indices)].tolist()
+        recall = evidence_recall(times[item.video], item.evidence, choice.indices)
     return {
         "item": item.id,
         "video": item.video,
@@ -197,6 +197,6 @@ def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.nda
         "letter": letter,
         "answer": item.answer,
         "correct": bool(item.answer) and letter == item.answer,
-        "evidence_recall": evidence_recall(seen, item.evidence),
+        "evidence_recall": recall,
         "failed": choice.failed,
     }

@@ -7,6 +7,7 @@ archive that as a whole unpacks to far more than its own size is refused.
 """
 
 import bisect
+import gzip
 import hashlib
 import io
 import itertools
@@ -33,7 +34,9 @@ RATIO = (
     200  # how many times its packed size a member, or an archive, may have; films hardly shrink, subtitles to a tenth
 )
 SLACK = 64 * 10**6  # bytes below which no ratio is looked at
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError, NotImplementedError,
+)  # fmt: skip
 _WHOLE = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _PART = re.compile(r"(?P<whole>.*\.(zip|tar|tgz|tar\.(gz|bz2|xz)))[._-]?(part)?[._-]?(\d+|[a-z]{1,3})$", re.IGNORECASE)
 _SPANNED = re.compile(r"\.z\d\d$", re.IGNORECASE)
@@ -260,9 +263,13 @@ def _zip_members(stream: IO[bytes]) -> Iterator[Found]:
 def _tar_members(stream: IO[bytes]) -> Iterator[Found]:
     limit = max(SLACK, RATIO * stream.seek(0, io.SEEK_END))
     stream.seek(0)
+    # tarfile itself would stop behind the first of several gzip members, and compares no checksum
+    gzipped = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    source: Any = gzip.GzipFile(fileobj=stream) if gzipped else stream
     # as a stream, compressed or not: tarfile unpacks what it passes over, so that nothing may be passed over that is
     # larger than the whole archive can sensibly hold
-    with tarfile.open(fileobj=stream, mode="r|*", bufsize=CHUNK) as archive:
+    with tarfile.open(fileobj=source, mode="r|" if gzipped else "r|*", bufsize=CHUNK) as archive:
         for info in archive:
             if info.offset_data + info.size > limit:
                 raise ArchiveError(f"unpacks to {info.offset_data + info.size} bytes and more; it is not unpacked")

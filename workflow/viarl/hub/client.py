@@ -37,8 +37,10 @@ from viarl.progress import Progress, say
 
 HUB = "https://huggingface.co"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-ATTEMPTS = 6  # in a row without a byte gained, before a download fails
+ATTEMPTS = 10  # in a row without a byte gained, before a download fails: about five minutes
+READ_ATTEMPTS = 4  # of a part of a file
 WAIT_S = 0.1  # seconds before the connection is opened again; three times that after each failure
+LONGEST_WAIT_S = 60.0
 LIMITED_S = 60.0  # seconds before the next request where the hub says that there were too many
 TIMEOUT_S = 30.0  # seconds without a byte
 CHUNK = 2**20  # bytes
@@ -145,6 +147,17 @@ class Repository:
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return the bytes start .. end - 1 of a file; HubError also where the hub gives no parts of files."""
+        for failures in range(1, READ_ATTEMPTS):
+            try:
+                return self._read(file, start, end)
+            except HubError as error:
+                status = getattr(getattr(error.__cause__, "response", None), "status_code", 0)
+                if not isinstance(error.__cause__, httpx2.RequestError) and status not in _RETRIED:
+                    raise
+                time.sleep(WAIT_S * 3**failures)
+        return self._read(file, start, end)
+
+    def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
         headers = build_hf_headers(headers={"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"})
         with (
             self._explained(file.path),
@@ -220,7 +233,7 @@ class Repository:
                         f"{file.size} bytes came; run this again when the network is back"
                     )
                 say(f"{file.path}: {reason}; once more behind {handle.tell()} bytes")
-                time.sleep(LIMITED_S if limited else WAIT_S * 3**failures)
+                time.sleep(LIMITED_S if limited else min(WAIT_S * 3**failures, LONGEST_WAIT_S))
 
     def _stream(self, file: RemoteFile, handle: IO[bytes], progress: Progress) -> None:
         """Append what one response gives from the handle's position on, never more than the file holds."""

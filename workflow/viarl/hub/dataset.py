@@ -17,6 +17,7 @@ from viarl.items import Item, Video
 
 ANY_LAYOUT = ("*.zip", "*.zip.*", "*.tar", "*.tar.*", "*.tgz", "*.mp4")
 OTHER_PART = "video of the other part"
+OTHER_DRAWING = "not of hub.viarl_data_parts"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Choice:
         limit: videos, the first by a hash of their ids; None is all.
         archives: archives that are read, the first ones; None is as many as are needed.
         revisions: branch, tag or commit by hub id; main where there is none.
+        drawings: names of those drawings of questions that are taken, of a set that has several; () is all.
         videos_from: another repository for the videos, of whatever layout; "" for the data set's own.
         validation_share: share of the videos, 0..1, in the validation part; `seed`: of that split.
         keep_archives: whether archives stay after their videos were taken out.
@@ -35,6 +37,7 @@ class Choice:
     limit: int | None = None
     archives: int | None = None
     revisions: dict[str, str] = field(default_factory=dict)
+    drawings: tuple[str, ...] = ()
     videos_from: str = ""
     validation_share: float = 0.0
     seed: int = 0
@@ -92,13 +95,14 @@ def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
         parsed: Parsed = module.parse(annotations, **({"subtitles": True} if made.subtitles else {}))
         sources = store.sources(annotations)
         commits = {"questions": {"id": store.id, "commit": store.repository.commit}}
-    members = {item.video: parsed.members[item.video] for item in parsed.items}
+    drawn = [item for item in parsed.items if is_drawn(item, choice.drawings)]
+    members = {item.video: parsed.members[item.video] for item in drawn}
 
     with Store(stores, videos_id, choice.revisions.get(videos_id, "main")) as store:
         commits["videos"] = {"id": store.id, "commit": store.repository.commit}
         fetched = fetch_members(store, members, patterns, choice.limit, choice.archives, choice.keep_archives)
         taken = part_of([*fetched.pieces, *fetched.missing], made.part, choice.validation_share, choice.seed)
-        items = [item for item in parsed.items if item.video in taken]
+        items = [item for item in drawn if item.video in taken]
         texts = Fetched()
         if made.subtitles:
             wanted = {video: member for video, member in parsed.subtitles.items() if video in taken}
@@ -106,7 +110,7 @@ def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
             items = with_subtitles(items, texts.pieces)
         folder = store.members_folder
 
-    card = {"set": name, "repositories": commits, **_account(parsed, items, fetched, taken)}
+    card = {"set": name, "repositories": commits, **_account(parsed, drawn, items, fetched)}
     if made.subtitles:
         card["subtitles"] = {"there": len(texts.pieces), "missing": sorted(texts.missing)}
     return FetchedSet(
@@ -118,6 +122,11 @@ def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
         [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])],
         card,
     )
+
+
+def is_drawn(item: Item, drawings: Sequence[str]) -> bool:
+    """Tell whether an item is in one of the drawings (its group "part=…"), or no choice is made."""
+    return not drawings or not {f"part={name}" for name in drawings}.isdisjoint(item.groups)
 
 
 def part_of(videos: Sequence[str], part: str, share: float, seed: int) -> set[str]:
@@ -134,15 +143,16 @@ def part_of(videos: Sequence[str], part: str, share: float, seed: int) -> set[st
     return validation if part == "validation" else set(videos) - validation
 
 
-def _account(parsed: Parsed, items: list[Item], fetched: Fetched, taken: set[str]) -> dict[str, Any]:
+def _account(parsed: Parsed, drawn: list[Item], items: list[Item], fetched: Fetched) -> dict[str, Any]:
     """Return what was found, kept and dropped by reason (found = kept + dropped), and which videos are missing."""
     asked = {item.video for item in items}
-    outside = Counter(fetched.left_out.get(item.video, OTHER_PART) for item in parsed.items if item.video not in taken)
+    outside = Counter(fetched.left_out.get(item.video, OTHER_PART) for item in drawn if item.video not in asked)
+    outside[OTHER_DRAWING] += len(parsed.items) - len(drawn)
     missing = {video: why for video, why in sorted(fetched.missing.items()) if video in asked}
     known = parsed.card()
     return known | {
         "kept": len(items),
-        "dropped": dict(sorted((Counter(known["dropped"]) + outside).items())),
+        "dropped": dict(sorted((Counter(known["dropped"]) + +outside).items())),
         "videos": {"asked_about": len(asked), "there": len(asked) - len(missing), "missing": missing},
         "questions_on_missing_videos": sum(item.video in missing for item in items),
         "refused": fetched.refused,

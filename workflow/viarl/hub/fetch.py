@@ -101,8 +101,7 @@ def fetch_members(
     found = Fetched()
     candidates = set(members)
     if len(first) < len(every):
-        if any(store.record(archive) is None for archive in first):
-            check_room(store.folder, *reader.room(set(members), 1.0, together=True))
+        reader.check_room_to_look()
         candidates = set(located(members, (name for one in reader.archives for name in store.contents(one).names)))
         found.left_out = dict.fromkeys(sorted(set(members) - candidates), ELSEWHERE)
     chosen = by_hash(candidates)[:limit]
@@ -143,17 +142,27 @@ class _Reader:
             return otherwise
         return sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
 
-    def room(self, wanted: set[str], share: float, together: bool = False) -> tuple[int, str]:
+    def check_room_to_look(self) -> None:
+        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+        for archive in self.archives:
+            if self.store.record(archive) is None:
+                self.store.look_into(archive)
+        unknown = [one for one in self.archives if not one.plain and self.store.record(one) is None]
+        needed = sum(max(0, one.size - self.store.fetched_bytes(one)) for one in unknown)
+        if needed:  # what is taken out of them is reckoned with once that is known
+            check_room(self.store.folder, needed, f" for {len(unknown)} archives to look into", "hub.archives")
+
+    def room(self, wanted: set[str], share: float) -> tuple[int, str]:
         """Return the bytes that must be free before the first is fetched, and the sum in words.
 
         Room = archives that lie there at one time, less what is there of them + what is taken out of them. At one time:
-        the largest alone, or all where they are kept or looked into together. Taken out: 1.05 times the size of each
+        the largest alone, or all where they are kept. Taken out: 1.05 times the size of each
         that is read, times the share of its members that is wanted (films do not shrink in an archive); where these are
         not known, times `share`.
         """
         needed = [archive for archive in self.archives if self._may_hold(archive, wanted)]
         packed = [archive.size for archive in needed if not archive.plain]
-        held = sum(packed) if together or self.keep else max(packed, default=0)
+        held = sum(packed) if self.keep else max(packed, default=0)
         there = sum(self.store.fetched_bytes(archive) for archive in needed)
         out = sum(
             archive.size if archive.plain else int(1.05 * archive.size * self._share(archive, wanted, share))

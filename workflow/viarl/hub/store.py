@@ -199,14 +199,19 @@ class Store:
         """
         if archive.plain or not archive.name.lower().endswith(".zip"):
             return None
-        repository, parts = self.repository, archive.parts
-        remote = Parts([part.size for part in parts], lambda index, *span: repository.read(parts[index], *span))
         try:
-            known = Extracted(names=names(remote, archive.name))
-        except (HubError, ArchiveError):
+            known = Extracted(names=names(self._remote(archive), archive.name))
+        except ArchiveError:
             return None  # fetching it will tell
+        except HubError as error:
+            say(f"{archive.name}: {error}; it is fetched to see what it holds")
+            return None
         self._write_record(archive, known, whole=True)
         return known
+
+    def _remote(self, archive: Archive) -> Parts:
+        repository, parts = self.repository, archive.parts
+        return Parts([part.size for part in parts], lambda index, *span: repository.read(parts[index], *span))
 
     def lies_here(self, target: str, member: Member) -> bool:
         """Tell whether a member that was taken out is still there with its size."""
@@ -262,12 +267,12 @@ class Store:
             path.unlink()
 
 
-def check_room(folder: Path, needed: int, why: str = "") -> None:
+def check_room(folder: Path, needed: int, why: str = "", keys: str = "hub.limit, hub.archives") -> None:
     """Raise HubError where the disk of a folder has less than `needed` bytes free."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         raise HubError(
             f"{folder}: {needed / 1e9:.2f} GB are needed{why}, {free / 1e9:.2f} GB are free; make room, take less "
-            "(hub.limit, hub.archives), or set pathvars.data to another disk"
+            f"({keys}), or set pathvars.data to another disk"
         )

@@ -75,11 +75,13 @@ class Plan:
     ) -> None:
         self.config, self.frames, self.gpu = config, config["frames"], Gpu(**config["plan"])
         self.selector, self.answerer, self.sets, self.training_set = selector, answerer, sets, training_set
+        self.served = config["answerer"].get("backend") == "endpoint"
         launcher = config.get("launcher") or {}
         self.processes = int(launcher.get("processes") or 1)
         sharded = any(name in str(launcher.get("config")).lower() for name in ("fsdp", "zero", "deepspeed"))
         self.shards = self.processes if sharded else 1
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
+        self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
         asked, answering = config["selector"], config["answerer"]
         small, large = (fitted(self.form, self.frames[name]) for name in ("selector_pixels", "answerer_pixels"))
@@ -98,7 +100,7 @@ class Plan:
                 found.append(self.initialise_selector())
             found.append(self.train_selector())
         found.append(self.select_frames())
-        if self.cycles:
+        if self.tunings:
             found.append(self.tune_answerer())
         return [*found, self.evaluate()]
 
@@ -138,6 +140,9 @@ class Plan:
         return self.gpu.compute(requests * flops) + batches * decode
 
     def _answerer_memory(self, batch: int) -> dict[str, float]:
+        """Return what asking the answerer takes on the stage's own GPU: nothing where a server has it."""
+        if self.served:
+            return {}
         answering, shape = self.config["answerer"], self.answerer
         dtype, new = answering["dtype"], answering["max_new_tokens"]
         return {
@@ -170,7 +175,7 @@ class Plan:
         """The selector, a greedy and (on benchmarks) a sampled completion a question, each counted at its longest."""
         asked, shape = self.config["selector"], self.selector
         dtype, batch, new = asked["dtype"], asked["batch_size"], asked["max_new_tokens"]
-        counts = {name: (self.cycles if name == self.training_set else self.cycles + 1) for name in self._used()}
+        counts = {name: (self.tunings if name == self.training_set else self.cycles + 1) for name in self._used()}
         jobs = sum(counts.values())
         completions = sum(
             counts[name] * questions * (1 if name == self.training_set else 2)
@@ -214,7 +219,6 @@ class Plan:
         memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
         if training["beta"] and not rank:
             memory["reference"] = b * (shape.weights if vision else shape.text) / self.shards
-        memory["answerer"] = float(size_of(self.config["answerer"]["dtype"]) * self.answerer.weights)
         how = {"dtype": dtype, "checkpointing": training["gradient_checkpointing"]}
         extra = together * shared_prefix(shape, prompt, new, size, dtype)
         backward = training_activations(shape, together * row, extra, **how)
@@ -223,10 +227,11 @@ class Plan:
         logits = together * (size * new + 1) * shape.vocabulary
         backward += 2 * b * logits + 12 * min(logits, CHUNK)
         answered = self._answerer_memory(self.config["answerer"]["batch_size"])
+        memory["answerer"] = answered.pop("weights", 0.0)
         moments = {
             "activations and logits": backward,
             "rollout": inference(shape, rolled * size, rolled, prompt, new, dtype),
-            "answers": answered["generation"] + answered["vision pass"],
+            "answers": sum(answered.values()),
             "vision pass": vision_pass(shape, rolled * self.patches, dtype if rank else "float32"),
         }
         fullest = max(moments, key=lambda name: moments[name])
@@ -259,7 +264,7 @@ class Plan:
         answering = self.config["answerer"]
         patches, question = self.shown_patches, self.question
         return self._supervised(
-            "tune_answerer", self.cycles, self.answerer, answering, answering["tuning"], question, patches
+            "tune_answerer", self.tunings, self.answerer, answering, answering["tuning"], question, patches
         )
 
     def _supervised(
@@ -291,4 +296,4 @@ def _rank(section: Mapping[str, Any]) -> int:
 
 def _host(memory: Mapping[str, float]) -> float:
     """Return the host's memory of a job: weights pass through it, beside Python and its libraries (4 GB)."""
-    return 4 * GB + max(memory.values())
+    return 4 * GB + max(memory.values(), default=0.0)

@@ -30,7 +30,7 @@ def draw_ablations(comparison: Comparison, path: Path) -> None:
     handles = {
         label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(names))
     save(made, path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from viarl.evaluate.across import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
 from viarl.evaluate.statistics import Interval
-from viarl.report.style import in_order, look
+from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, interval, percent
 
 Row = dict[str, Any]
@@ -18,7 +18,7 @@ LEGEND = (
     "over training seeds; it says how much other videos would change a number. After ±: standard deviation over seeds "
     "(n - 1), how much another training would. Differences are paired on the same questions; those to main on common "
     "seeds. Questions that failed count as wrong. The best training-free selector is chosen on these same questions, "
-    "which favours it."
+    "which favours it. " + LUCK
 )
 NAMES = dict(
     zip(
@@ -124,9 +124,6 @@ def _selectors(comparison: Comparison, name: str) -> Table:
     last = rows[-1]["cycle"]
     found = {(row["cycle"], row["selector"]): row for row in rows}
     header = ["selector", *(f"cycle {cycle}" for cycle in range(last + 1))]
-    header[1] += " (base answerer)"
-    if last:
-        header[-1] += " (tuned answerer)"
     cells = []
     for selector in in_order(selector for cycle, selector in found if cycle == last and selector != BASE_ANSWERER):
         final = found[last, selector]
@@ -166,7 +163,7 @@ def _grid(comparison: Comparison, name: str) -> Table:
             f"The selector after cycle {last} was not evaluated with the base answerer; that cell needs rows of "
             f"{BASE_ANSWERER}."
         ]
-    header = ["selector", "base answerer", f"tuned answerer (cycle {last})", "tuned minus base"]
+    header = ["selector", "answerer of cycle 0", f"answerer of cycle {last}", "the latter minus the former"]
     return Table(f"{name}: selector and answerer, main run", header, cells, notes)
 
 

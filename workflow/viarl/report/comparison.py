@@ -7,7 +7,7 @@ from typing import Any
 from viarl.evaluate.headlines import UNKNOWN
 from viarl.report import tables as prints
 from viarl.report.figures import Summary, benchmarks
-from viarl.report.style import in_order, look
+from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, bounds, interval, percent
 
 COLUMNS = (
@@ -16,7 +16,8 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = (
     "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of the "
-    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (in %)."
+    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (in %). "
+    + LUCK
 )
 
 

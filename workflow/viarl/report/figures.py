@@ -82,7 +82,7 @@ def _by_cycle(axes: "Axes", summaries: Sequence[Summary], name: str) -> None:
             axes.fill_between(cycles, lows, highs, color=style.colour, alpha=0.13, linewidth=0)
             axes.vlines(cycles, lows, highs, color=style.colour, linewidth=1, alpha=0.7)
     axes.set_title(f"{name}: accuracy by cycle (bands: 95% interval)")
-    axes.set_xlabel("cycle (0 = untouched models)")
+    axes.set_xlabel("cycle (0 = before reinforcement)")
     axes.set_ylabel("accuracy (%)")
     axes.set_xticks([summary["cycle"] for summary in summaries])
     axes.margins(x=0.06, y=0.06)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from viarl.files import atomic_path
 from viarl.items import LETTERS, Item
 from viarl.report.style import BLUE, FAINT, GREEN, GREY, INK, VERMILION, in_order, look
+from viarl.selection.training_free import evidence_frames
 
 WIDTH, MARGIN = 1500, 24  # pixels
 LABELS, VERDICTS = 184, 236  # width of the columns left and right of the strip
@@ -168,9 +169,7 @@ def _head(sheet: _Sheet, question: Question) -> None:
 
 
 def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], times: np.ndarray) -> None:
-    evidence = [
-        any(start <= time <= end for start, end in question.item.evidence) for time in np.asarray(times, dtype=float)
-    ]
+    evidence = set().union(*evidence_frames(times, question.item.evidence))
     side = (WIDTH - 2 * MARGIN - LABELS - VERDICTS) // A_LINE
     height = max(8, round((side - 2) * frames[0].shape[0] / frames[0].shape[1]))
     picks = _ordered(question)
@@ -182,15 +181,19 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
         below = top + height + 24
         for column, index in enumerate(shown):
             x = left + column * side
-            if evidence[index]:
+            if index in evidence:
                 sheet.draw.rectangle((x, top - 4, x + side - 1, below + ROW * len(picks)), fill=EVIDENCE_SHADE)
                 sheet.draw.rectangle((x, top - 4, x + side - 1, top + height + 3), fill=GREEN)
             thumb = Image.fromarray(frames[index]).resize((side - 2, height), Image.Resampling.LANCZOS)
             sheet.image.paste(thumb, (x + 1, top))
-            sheet.text(x + side // 2, top + height + 6, str(index), 12, GREEN if evidence[index] else INK, anchor="ma")
+            sheet.text(
+                x + side // 2, top + height + 6, str(index), 12, GREEN if index in evidence else INK, anchor="ma"
+            )
         _times(sheet, times, shown, top + height / 2)
         for row, pick in enumerate(picks):
-            _row(sheet, pick, shown, left, side, below + row * ROW, verdict=first == 0)
+            _row(sheet, pick, shown, left, side, below + row * ROW)
+            if first == 0:
+                _verdict(sheet, pick, bool(question.item.answer), below + row * ROW + ROW // 2)
         sheet.y = below + ROW * len(picks) + 18
 
 
@@ -200,7 +203,7 @@ def _times(sheet: _Sheet, times: np.ndarray, shown: range, y: float) -> None:
     sheet.text(MARGIN, y + 10, span, 13, GREY, anchor="lm")
 
 
-def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int, verdict: bool) -> None:
+def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int) -> None:
     style = look(pick.selector)
     middle = top + ROW // 2
     bold = pick.selector == "learned"
@@ -210,16 +213,25 @@ def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int
         if index in pick.indices:
             x = left + column * side
             sheet.draw.rounded_rectangle((x + 3, middle - 7, x + side - 4, middle + 7), 4, fill=style.colour)
-            times = pick.indices.count(index)
-            if times > 1:  # inverse transform sampling can take a frame twice
-                sheet.text(x + side // 2, middle, f"{times}x", 12, "white", True, anchor="mm")
-    if verdict:
-        sign, colour = ("✓", GREEN) if pick.correct else ("✗", VERMILION)
-        answer = "failed" if pick.failed else pick.letter or "no letter"
-        recall = "" if math.isnan(pick.evidence_recall) else f"evidence {100 * pick.evidence_recall:.0f}%"
-        x = WIDTH - MARGIN - VERDICTS + 14
-        sheet.text(x, middle, f"{sign} {answer}", 15, colour, True, anchor="lm")
-        sheet.text(x + 104, middle, recall if pick.valid else "invalid, uniform", 13, GREY, anchor="lm")
+
+
+def _verdict(sheet: _Sheet, pick: Pick, known: bool, middle: int) -> None:
+    """Write what came of a pick; `known` is whether the right answer is."""
+    sign, colour = _judged(pick, known)
+    answer = "failed" if pick.failed else pick.letter or "no letter"
+    note = "" if math.isnan(pick.evidence_recall) else f"evidence {100 * pick.evidence_recall:.0f}%"
+    if not pick.valid:
+        note = "no frames" if pick.failed else "invalid, uniform"
+    x = WIDTH - MARGIN - VERDICTS + 14
+    sheet.text(x, middle, f"{sign} {answer}", 15, colour, True, anchor="lm")
+    sheet.text(x + 104, middle, note, 13, GREY, anchor="lm")
+
+
+def _judged(pick: Pick, known: bool) -> tuple[str, str]:
+    """Return sign and colour of a reply."""
+    if not known and not pick.failed:
+        return "?", GREY
+    return ("✓", GREEN) if pick.correct else ("✗", VERMILION)
 
 
 def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) -> None:
@@ -248,8 +260,9 @@ def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) ->
 
 def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) -> None:
     invalid = "" if pick.valid else f" (invalid: {pick.reason}; uniform frames were used)"
+    known = bool(question.item.answer)
     outcome = f"failed: {pick.failed}" if pick.failed else "right" if pick.correct else "wrong"
-    if not pick.failed and not question.item.answer:
+    if not pick.failed and not known:
         outcome = "truth unknown"
     sheet.paragraph(x, width, f"selector's text{invalid}", 15, GREY, True)
     sheet.paragraph(x, width, pick.text or "(none)", 16)
@@ -257,7 +270,7 @@ def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) ->
     sheet.paragraph(x, width, "answerer's reply", 15, GREY, True)
     sheet.paragraph(x, width, pick.reply or "(none)", 16, lines=5)
     letter = f"read as {pick.letter}" if pick.letter else "no letter found"
-    sheet.paragraph(x, width, f"{letter}: {outcome}", 16, GREEN if pick.correct else VERMILION, True, lines=3)
+    sheet.paragraph(x, width, f"{letter}: {outcome}", 16, _judged(pick, known)[1], True, lines=3)
 
 
 def _ordered(question: Question) -> list[Pick]:

@@ -44,8 +44,12 @@ LOOKS = {
     "bolt": Look("BOLT", VERMILION, "<"),
     "aks": Look("AKS", PURPLE, ">"),
     "qframe": Look("Q-Frame", "#8c6d1f", "p"),
-    "blind": Look("no frames", "#5b5b5b", "1", ":"),
+    "blind": Look("no frames, any rotation", "#5b5b5b", "1", ":"),
 }
+LUCK = (
+    "On questions whose evidence is unknown the oracle counts as right if one of several random choices is, and joins "
+    '"no frames, any rotation": right if one of the answers without a frame is, each with the options in another order.'
+)
 _OTHER = Look("", "#5b5b5b", "h")
 
 

@@ -103,7 +103,10 @@ def _share(total: int, part: int, what: str) -> int:
 
 @dataclass(frozen=True)
 class SelectorTask:
-    """What the trainer must know of the task: K, the completions' limits, the reward, adapters and seed."""
+    """What the trainer must know of the task: K, the completions' limits, the reward, adapters and seed.
+
+    One process may wait `patience_s` seconds for the answerer's server while the others wait for it.
+    """
 
     training: Training
     selected: int
@@ -113,6 +116,7 @@ class SelectorTask:
     lora: Lora = field(default_factory=Lora)
     dtype: str = "float32"
     seed: int = 0
+    patience_s: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.length_range) != 2 or self.length_range[0] > self.length_range[1]:

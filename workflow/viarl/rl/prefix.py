@@ -146,8 +146,8 @@ def _tree_mask(segments: torch.Tensor, kind: str, dtype: torch.dtype) -> torch.T
 
 
 def _attention(model: Any) -> str:
-    while not hasattr(model, "config"):  # DDP and its like hide the model one level down
-        model = model.module
+    while isinstance(inner := getattr(model, "module", None), torch.nn.Module):  # DDP and its like, one level down
+        model = inner
     return str(model.config.get_text_config()._attn_implementation)
 
 

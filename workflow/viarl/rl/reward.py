@@ -115,4 +115,4 @@ class RecallOf:
 
     def __call__(self, item: Item, frames: Sequence[int]) -> float:
         """Return the recall, NaN where the evidence is unknown."""
-        return evidence_recall(self._times(item.video)[list(frames)].tolist(), item.evidence)
+        return evidence_recall(self._times(item.video), item.evidence, frames)

@@ -39,8 +39,6 @@ from viarl.rl.step_log import StepLog
 from viarl.rl.whole import whole_model
 from viarl.vlm import completion_text
 
-# Largest difference of log-probabilities between two layouts of the same computation.
-TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
 Recall = Callable[[Item, tuple[int, ...]], float]
 
 
@@ -166,7 +164,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             disable_tqdm=True,
             dataloader_pin_memory=False,
             ddp_find_unused_parameters=False,
-            ddp_timeout=TIMEOUT_S,
+            ddp_timeout=TIMEOUT_S + int(self.task.patience_s),
         )
 
     # --- reference model -------------------------------------------------------------------------------------------
@@ -275,7 +273,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
                 group,
                 pad=self.pad,
                 temperature=self.setting.temperature,
-                tolerance=TOLERANCE[self.task.dtype],
+                dtype=self.task.dtype,
             )
         self.checked = True
 

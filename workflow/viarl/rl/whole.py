@@ -15,10 +15,15 @@ from trl.models import unwrap_model_for_generation
 @contextmanager
 def whole_model(trainer: Any) -> Iterator[Any]:
     """Yield a trainer's model, unwrapped, in evaluation mode, with its weights gathered; all processes at once."""
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:  # gathers DeepSpeed's
+    options = trainer.args.gradient_checkpointing_kwargs  # checkpointing is off meanwhile
+    with unwrap_model_for_generation(
+        trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=options
+    ) as model:  # gathers DeepSpeed's weights
         parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
         was_training = model.training
         model.eval()
+        if parts:  # else the first part to run, which may be the vision tower's, takes itself for the outermost one
+            model._get_fsdp_state()._lazy_init()
         for part in parts:
             part.set_reshard_after_forward(False, recurse=False)
             part.unshard()

@@ -5,6 +5,7 @@ they fit, and optionally on disk, where every cycle that shares the tower finds 
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from viarl.answer.reply_cache import ReplyCache
 from viarl.distributed import own_tower
-from viarl.files import atomic_path
+from viarl.files import atomic_path, sha256_json
 from viarl.items import Item
 from viarl.memory import Recent
 from viarl.progress import Progress
@@ -201,17 +203,18 @@ def select(
     max_new_tokens: int,
     batch_size: int,
     progress: Progress | None = None,
+    kept: ReplyCache | None = None,
 ) -> list[Picked]:
     """Let the selector pick frames for each item; `temperature` 0 is greedy, else one sample an item.
 
-    An item's draw depends on `seed` and its id, not on the batch or the other items.
+    An item's draw depends on `seed` and its id, not on the batch or the other items. Batches that are in `kept` are
+    not completed again.
 
     Errors: ValueError for an item without frames (see `SelectorPrompts.prompts`).
     """
     processor = prompts_source.processor
-    picked = []
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
+
+    def complete(batch: Sequence[Item]) -> list[tuple[str, int]]:
         draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch]) if temperature > 0 else None
         completions = generate(
             model,
@@ -222,10 +225,20 @@ def select(
             temperature=temperature,
             draws=draws,
         )
-        for item, completion in zip(batch, completions, strict=True):
-            text = completion_text(processor, completion)
+        return [(completion_text(processor, completion), len(completion)) for completion in completions]
+
+    picked = []
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        # whole batches, for the last bits of sums, and so now and then a text, depend on what stands beside them
+        key = sha256_json([temperature, [item.id for item in batch]])
+        known = None if kept is None else kept.get(key)
+        completed = complete(batch) if known is None else json.loads(known)
+        if kept is not None and known is None:
+            kept.put(key, json.dumps(completed))
+        for item, (text, tokens) in zip(batch, completed, strict=True):
             selection = parse_selection(text, prompts_source.count(item), prompts_source.selected)
-            picked.append(Picked(item.id, text, selection, len(completion)))
+            picked.append(Picked(item.id, text, selection, tokens))
         if progress:
             progress.advance(len(batch))
     return picked

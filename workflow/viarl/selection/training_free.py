@@ -97,6 +97,24 @@ def qframe(
     return _filled([], noisy, selected)
 
 
+def evidence_frames(times: np.ndarray, evidence: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Return for each evidence interval, in their order, the candidate frames that show it.
+
+    Those inside, ends included; where none is (a short interval in a long video), the nearest.
+    """
+    found = []
+    for start, end in evidence:
+        away = _away(times, start, end)
+        found.append(np.flatnonzero(away == away.min()).tolist())
+    return found
+
+
+def _away(times: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the seconds between each frame and an interval, 0 inside."""
+    times = np.asarray(times, dtype=np.float64)
+    return np.maximum(np.maximum(start - times, times - end), 0)
+
+
 def oracle(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: int) -> list[int]:
     """Return K frames spread inside the evidence, as evenly as possible over its intervals.
 
@@ -112,12 +130,8 @@ def oracle(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected:
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or not len(times) or selected < 1:
         raise ValueError(f"the oracle needs at least one frame, got times {times.shape}, selected={selected}")
-    distance = np.full(len(times), np.inf)
-    pools: list[list[int]] = []
-    for start, end in sorted(evidence):
-        own = np.maximum(np.maximum(start - times, times - end), 0)
-        pools.append(np.flatnonzero(own == own.min()).tolist())
-        distance = np.minimum(distance, own)
+    pools = evidence_frames(times, sorted(evidence))
+    distance = np.min([_away(times, start, end) for start, end in evidence], axis=0)
     quotas = [0] * len(pools)
     for _ in range(selected):  # one frame at a time to the interval that has the fewest and can take more
         open_pools = [number for number, pool in enumerate(pools) if quotas[number] < len(pool)]

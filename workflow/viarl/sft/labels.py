@@ -7,7 +7,6 @@ Either may be made worse on purpose: with `noise`, that share of the questions g
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
 
 LABELS = ("clip_topk", "oracle")
+TOO_LONG = "reply longer than selector.max_new_tokens"
 FUNCTION_WORDS = frozenset(  # English words that name nothing to look for
     re.findall(
         r"\w+",
@@ -60,7 +60,7 @@ class Labels:
     def missing(self, item: Item) -> str:
         """Return why an item can have no label, "" if it can."""
         if item.video not in self.cache:
-            return "unreadable video"
+            return f"no frames: {self.cache.bad.get(item.video)}"
         if self.kind == "oracle":
             return "" if item.evidence else "no evidence"
         return "" if item.id in self.scores else "no similarities"
@@ -101,22 +101,22 @@ def reply_text(question: str, frames: Sequence[int]) -> str:
 
 def examples(
     items: Sequence[Item], labels: Labels, tokenizer: Any, max_new_tokens: int
-) -> tuple[list[Example], dict[str, int]]:
-    """Return the examples of all items that can be learned from, and how many others there are, by reason.
+) -> tuple[list[Example], dict[str, str]]:
+    """Return the examples of all items that can be learned from, and by id why the others cannot.
 
     Left out are items without a label, and those whose reply, its closing token counted, is longer than the selector
     may write.
     """
     usable: list[Example] = []
-    left_out: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
     for item in items:
         if reason := labels.missing(item):
-            left_out[reason] += 1
+            reasons[item.id] = reason
             continue
         frames = labels.frames(item)
         text = reply_text(item.question, frames)
         if len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 > max_new_tokens:
-            left_out["reply longer than selector.max_new_tokens"] += 1
+            reasons[item.id] = TOO_LONG
         else:
             usable.append(Example(item, frames, text))
-    return usable, dict(sorted(left_out.items()))
+    return usable, reasons

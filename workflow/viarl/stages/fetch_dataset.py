@@ -37,7 +37,7 @@ class Settings:
 
     Args:
         store: folder of all stores.
-        limit, archives, revisions, videos_from, validation_share, split_seed: see `viarl.hub.dataset.Choice`.
+        limit, archives, revisions, drawings, videos_from, validation_share, split_seed: see `viarl.hub.dataset.Choice`.
     """
 
     items: Path
@@ -49,6 +49,7 @@ class Settings:
     limit: int | None = None
     archives: int | None = None
     revisions: dict[str, str] = field(default_factory=dict)
+    drawings: tuple[str, ...] = ()
     videos_from: str = ""
     validation_share: float = 0.0
     split_seed: int = 0
@@ -88,6 +89,7 @@ def main(settings: Settings) -> None:
         settings.limit,
         settings.archives,
         settings.revisions,
+        settings.drawings,
         settings.videos_from,
         settings.validation_share,
         settings.split_seed,

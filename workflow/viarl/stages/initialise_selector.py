@@ -1,6 +1,7 @@
 """Tune the base selector on labelled frames, before any reinforcement (setting selector.start)."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_
 from viarl.clip.scores import read_scores
 from viarl.distributed import processes
 from viarl.evaluate.statistics import evidence_recall
+from viarl.faults import left_out
 from viarl.items import read_items
 from viarl.monitor import Monitor
 from viarl.progress import say
@@ -91,7 +93,7 @@ def main(settings: Settings) -> None:
 def recall(usable: Sequence[Example], cache: FrameCache) -> float:
     """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
     found = [
-        evidence_recall(cache.times(one.item.video)[list(one.frames)].tolist(), one.item.evidence)
+        evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames)
         for one in usable
         if one.item.evidence
     ]
@@ -109,15 +111,18 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     model, prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
     tokenizer = prompts.processor.tokenizer
     items = read_items(settings.items)
-    usable, left_out = examples(items, labels, tokenizer, selector.max_new_tokens)
+    usable, reasons = examples(items, labels, tokenizer, selector.max_new_tokens)
+    if reasons:
+        say(left_out(reasons, len(items)))
     if not usable:
         raise ValueError(
             f"selector.start.labels {start.labels!r}: nothing to learn from in {len(items)} training questions "
-            f"({left_out}); choose other labels, or none"
+            f"({', '.join(sorted(set(reasons.values())))}); choose other labels, or none"
         )
     noisy = sum(labels.is_noise(example.item) for example in usable)
     found: dict[str, float] = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}
-    found |= {f"left_out/{reason}": count for reason, count in left_out.items()}
+    counts = Counter(reason.partition(":")[0] for reason in reasons.values())
+    found |= {f"left_out/{reason}": count for reason, count in sorted(counts.items())}
     if not math.isnan(hit := recall(usable, cache)):
         found["label_evidence_recall"] = hit
     say(f"labels {start.labels}: {found}")

@@ -9,6 +9,7 @@ from typing import Any
 from viarl import tracking
 from viarl.evaluate.rows import read_rows
 from viarl.items import read_items
+from viarl.mlflow_parent import newest
 from viarl.report.comparison import write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing
 from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
@@ -62,12 +63,18 @@ def _pick(row: dict[str, Any]) -> Pick:
     return Pick(indices=indices, **{name: row[name] for name in names})
 
 
+def training_records(root: Path, last: int) -> list[tracking.Record]:
+    """Return the newest record of each job of the main run, up to the last cycle that is shown."""
+    every = filter(None, map(tracking.begun, tracking.records(root)))
+    own = [record for record in every if not record.header["run"]]
+    return newest([record for record in own if int(record.header["cycle"] or 0) <= last])
+
+
 def main(settings: Settings) -> None:
     """Write all pictures and tables."""
     with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}, {"rows": settings.rows}) as recorded:
         summaries = read_summaries(settings.summaries)
-        every = [tracking.read_record(path) for path in tracking.records(settings.tracking.root)]
-        records = [record for record in every if not record.header["run"]]  # those of the main run
+        records = training_records(settings.tracking.root, summaries[-1]["cycle"])
         draw_accuracy(summaries, settings.folder / "accuracy.png")
         draw_tasks(summaries, settings.folder / "tasks.png")
         draw_rewards(records, settings.folder / "rewards.png")
@@ -77,6 +84,7 @@ def main(settings: Settings) -> None:
         write_page(summaries, settings.folder / "comparison.html")
         cache = FrameCache(settings.frames)
         usable = [question for question in questions(settings) if question.item.video in cache]
+        (settings.folder / "filmstrips").mkdir(parents=True, exist_ok=True)
         for place, question in enumerate(choose(usable, settings.filmstrips)):
             video = question.item.video
             frames = cache.answerer_frames(video, range(cache.count(video)))

@@ -86,14 +86,15 @@ def table(estimates: list[Estimate]) -> Iterator[str]:
 
 
 def resources(estimates: list[Estimate]) -> Iterator[str]:
-    """Yield lines for `set-resources` in slurm/config.yaml: half as much again, and at least 10 minutes."""
+    """Yield lines for entries of `set-resources` in slurm/config.yaml: half as much again, and at least 10 minutes.
+
+    They grow with each attempt, as those of the rules do.
+    """
     for one in estimates:
         minutes = max(10, math.ceil(1.5 * one.seconds / 60))
         yield f"  {one.stage}:"
-        yield f"    mem_mb: {math.ceil(1.5 * one.host / 1e9) * 1000}"
-        yield f"    runtime: {minutes}"
-        if one.gpu:
-            yield f"    gres: gpu:{one.processes}"
+        yield f"    mem_mb: {math.ceil(1.5 * one.host / 1e9) * 1000} * attempt"
+        yield f"    runtime: {minutes} * attempt"
 
 
 def duration(seconds: float) -> str:
@@ -111,6 +112,8 @@ def main(settings: Settings) -> None:
     estimates, card = plan.estimates(), plan.gpu
     for role, shape in of.items():
         print(f"{role}: {settings.models[role]}, {shape.text:,} weights + {shape.vision:,} of its vision tower")
+    if plan.served:
+        print("the answerer is on a server, whose GPUs are not counted; the times hold for one GPU like the others")
     print(f"prompts: {plan.prompt} tokens of the selector, {plan.question} of the answerer")
     print(
         f"GPU: {card.memory_gb} GB, {card.tflops} TFLOP/s, {card.bandwidth_gb_s} GB/s, {card.utilisation:.0%} of both"
@@ -124,7 +127,7 @@ def main(settings: Settings) -> None:
                 f"{one.stage} does not fit {card.memory_gb} GB: more processes that share the weights, gradient "
                 "checkpointing, smaller micro-batches, or adapters (lora)"
             )
-    print(f"{FORMULAS}\n\nIn slurm/config.yaml (a half more than estimated):\nset-resources:")
+    print(f"{FORMULAS}\n\nFor the entries of set-resources in slurm/config.yaml (a half more than estimated):")
     print("\n".join(resources(estimates)), flush=True)
 
 

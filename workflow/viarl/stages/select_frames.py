@@ -1,19 +1,27 @@
-"""Let the selector pick frames for every question of a set: greedily, and in one seeded sample."""
+"""Let the selector pick frames for every question of a set: greedily, and in one seeded sample.
 
+What was completed lies beside the table until that is written, so that a stage that was killed goes on with the rest.
+"""
+
+import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viarl import tracking
+from viarl.answer.reply_cache import ReplyCache
+from viarl.checkpoints import identity, weight_files
+from viarl.fingerprint import fingerprint
 from viarl.items import Item, read_items
-from viarl.progress import Progress
+from viarl.progress import Progress, say
 from viarl.selection.learned import load_selector, select
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages.command import run
 from viarl.tracking import Tracking
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
-from viarl.vlm import ModelSettings
+from viarl.vlm import ModelSettings, resolve_device
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,30 @@ class Settings:
             raise ValueError(f"evaluation.temperature must be above 0, not {self.temperature}: the sample needs it")
 
 
-def pick(settings: Settings, items: list[Item], cache: FrameCache) -> list[Pick]:
+def kept_completions(settings: Settings) -> ReplyCache:
+    """Return the completions of an earlier start with the same inputs."""
+    known = {
+        "seed": settings.seed,
+        "selected": settings.selected,
+        "number_pixels": settings.number_pixels,
+        "temperature": settings.temperature,
+        "selector": asdict(settings.selector),
+        "model": str(settings.selector_model),
+        "device": resolve_device(settings.device).type,
+        "code": fingerprint("viarl.stages.select_frames"),
+    }
+    files: dict[str, Path | Sequence[Path]] = {
+        "items": settings.items,
+        "frames": settings.manifests,
+        "weights": weight_files(settings.selector_model),
+    }
+    kept = ReplyCache(settings.output.with_name(f".{settings.output.name}.kept"), identity(known, files))
+    if len(kept):
+        say(f"{len(kept)} batches of picks are there from an earlier start")
+    return kept
+
+
+def pick(settings: Settings, items: list[Item], cache: FrameCache, kept: ReplyCache) -> list[Pick]:
     """Return the greedy picks of all items, then the sampled ones, in the items' order; failures keep their place."""
     decodes = {GREEDY: 0.0} | ({} if settings.temperature is None else {SAMPLED: settings.temperature})
     picks: dict[tuple[str, str], Pick] = {}
@@ -77,6 +108,7 @@ def pick(settings: Settings, items: list[Item], cache: FrameCache) -> list[Pick]
                 max_new_tokens=settings.selector.max_new_tokens,
                 batch_size=settings.selector.batch_size,
                 progress=progress,
+                kept=kept,
             )
             for item, one in zip(usable, picked, strict=True):
                 choice = one.selection
@@ -93,8 +125,10 @@ def main(settings: Settings) -> None:
     params = {"seed": settings.seed, "selected": settings.selected, "selector": settings.selector}
     data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
     with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}, data) as run_:
-        picks = pick(settings, items, cache)
+        kept = kept_completions(settings)
+        picks = pick(settings, items, cache, kept)
         write_picks(settings.output, picks)
+        shutil.rmtree(kept.folder.parent, ignore_errors=True)
         for decode in dict.fromkeys(one.decode for one in picks):
             own = [one for one in picks if one.decode == decode]
             asked = [one for one in own if not one.failed]

@@ -130,6 +130,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         lora=settings.selector.lora,
         dtype=settings.selector.dtype,
         seed=settings.seed + 7919 * settings.cycle,  # cycles of one seed draw differently
+        patience_s=settings.answerer.endpoint.patience_s,
     )
     data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
     with tracking.start(settings.tracking, known_settings(settings), data) as run_:

@@ -18,6 +18,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from viarl.vlm import TEXT_INSIDE_VIDEO
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -130,6 +132,7 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
+        **{TEXT_INSIDE_VIDEO: True},
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = ids["<|im_end|>"]

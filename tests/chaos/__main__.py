@@ -1,8 +1,8 @@
 """Chaos: the smoke preset again and again, each time with one fault at a random moment; eval.json must stay the same.
 
-    python tests/chaos.py --folder ../chaos                    # 20 runs; about 4 minutes each on 2 cores
-    python tests/chaos.py --folder ../chaos --runs 3 --seed 5 --only kill_main kill_group
-    python tests/chaos.py --folder ../chaos --first 8          # the same series from its run 8 on
+    python -m tests.chaos --folder ../chaos                    # 20 runs; about 4 minutes each on 2 cores
+    python -m tests.chaos --folder ../chaos --runs 3 --seed 5 --only kill_main kill_group
+    python -m tests.chaos --folder ../chaos --first 8          # the same series from its run 8 on
 
 Each run starts from nothing in a clone of this checkout's last commit (`.venv` is linked). After the fault the same
 command is given again, and before it only what Snakemake's or a stage's own message asks for: `--unlock`,
@@ -18,26 +18,20 @@ import random
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
 
 import psutil
+from tests.chaos.checkout import REPOSITORY, SMOKE, Checkout, wait
+from tests.chaos.faults import FAULTS, free_port, start_server, tracked_by, truncate
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SMOKE = Path("results/smoke")
 TARGET = SMOKE / "cycle2/eval.json"
-PRESET = "presets/smoke.yaml"
-MLFLOW = [sys.executable, "-m", "mlflow"]
 MOST_COMMANDS = 8
 DISK_MB = 400
-NO_RESULT = {"logs", "benchmarks", "tracking", "mlartifacts"}
 # What a message asks for: a part of the message, and what it is called in the report.
 LOCKED, INCOMPLETE = "Directory cannot be locked", "--rerun-incomplete"
 
@@ -67,230 +61,6 @@ class Report:
             f"{self.number:3} {self.fault:16} at {self.seconds_in:4.0f} s ({self.share:3.0%}) in {where}: "
             f"{'; '.join(self.commands)}; {state}; {self.seconds:.0f} s" + "".join(f"; {note}" for note in extra)
         )
-
-
-class Checkout:
-    """A clone in which Snakemake runs, with the processes that were started in it."""
-
-    def __init__(self, folder: Path, log: Path, cores: int, commit: str) -> None:
-        self.folder, self.log, self.cores = folder, log, cores
-        self.overlays: list[str] = []
-        self.sessions: list[int] = []
-        self.main: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(REPOSITORY), str(folder)], check=True)
-        subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=folder, check=True)
-        (folder / ".venv").symlink_to((REPOSITORY / ".venv").resolve())
-        log.unlink(missing_ok=True)
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start Snakemake in a session of its own; its output is appended to the log."""
-        command = [sys.executable, "-m", "snakemake", "--cores", str(self.cores), *arguments]
-        return self.spawn([*command, "--configfile", PRESET, *self.overlays])
-
-    def spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own."""
-        with self.log.open("ab") as log:
-            log.write(f"\n$ {' '.join(command)}\n".encode())
-            log.flush()
-            process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        self.sessions.append(process.pid)
-        return process
-
-    def run(self, *arguments: str, limit_s: float) -> tuple[int, str]:
-        """Run Snakemake to its end and return its status and what was printed meanwhile."""
-        before = self.log.stat().st_size if self.log.exists() else 0
-        process = self.start(*arguments)
-        status = wait(process, limit_s)
-        with self.log.open("rb") as log:
-            log.seek(before)
-            return status, log.read().decode(errors="replace")
-
-    def processes(self) -> list[psutil.Process]:
-        """All living processes of the sessions that were started here."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) in self.sessions and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (ProcessLookupError, PermissionError, psutil.Error):
-                continue
-        return found
-
-    def stages(self) -> dict[str, psutil.Process]:
-        """The stages that run now, by name."""
-        found = {}
-        for process in self.processes():
-            try:
-                command = process.cmdline()
-            except psutil.Error:
-                continue
-            if len(command) > 2 and command[1] == "-m" and command[2].startswith("viarl.stages."):
-                found[command[2].removeprefix("viarl.stages.")] = process
-        return found
-
-    def results(self) -> list[Path]:
-        """The files that rules made so far, without records, logs and temporary files."""
-        root = self.folder / SMOKE
-        files = (path for path in root.glob("*/**/*") if path.is_file() and not path.name.startswith("."))
-        return sorted(path for path in files if path.relative_to(root).parts[0] not in NO_RESULT)
-
-    def end(self) -> None:
-        """Kill what still runs of all that was started here."""
-        for process in self.processes():
-            process.kill()
-
-
-def wait(process: subprocess.Popen[bytes], limit_s: float) -> int:
-    """Wait for a process; past the limit its session is killed and the status is -9."""
-    try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
-
-
-def one_stage(run: Checkout, chance: random.Random) -> tuple[str, psutil.Process] | None:
-    """Return one of the running stages, waiting for one up to 20 s."""
-    for _ in range(100):
-        if running := run.stages():
-            return chance.choice(sorted(running.items()))
-        time.sleep(0.2)
-    return None
-
-
-def main_process(number: signal.Signals, group: bool = False) -> "Fault":
-    """A signal to the main snakemake, or to it and all its jobs."""
-
-    def fault(run: Checkout, _: random.Random) -> str:
-        assert run.main is not None
-        (os.killpg if group else os.kill)(run.main.pid, number)
-        return ""
-
-    return fault
-
-
-def stage(*signals: tuple[signal.Signals, float]) -> "Fault":
-    """Signals to one running stage, each followed by a pause in seconds."""
-
-    def fault(run: Checkout, chance: random.Random) -> str:
-        if (found := one_stage(run, chance)) is None:
-            return "no stage ran"
-        for number, pause in signals:
-            try:
-                found[1].send_signal(number)
-            except psutil.NoSuchProcess:
-                return f"{found[0]} had just ended"
-            time.sleep(pause)
-        return f"it hit {found[0]}"
-
-    return fault
-
-
-def victim(run: Checkout, chance: random.Random) -> Path | None:
-    """Return one result: first a folder is drawn, then a file, so that the many videos do not outweigh the rest."""
-    files = run.results()
-    if not files:
-        return None
-    parent = chance.choice(sorted({path.parent for path in files}))
-    return chance.choice([path for path in files if path.parent == parent])
-
-
-def truncate(run: Checkout, chance: random.Random) -> str:
-    """Cut a result to half of its bytes."""
-    if (path := victim(run, chance)) is None:
-        return "nothing was there"
-    os.truncate(path, path.stat().st_size // 2)
-    return f"it cut {path.relative_to(run.folder)}"
-
-
-def delete(run: Checkout, chance: random.Random) -> str:
-    """Delete a result."""
-    if (path := victim(run, chance)) is None:
-        return "nothing was there"
-    path.unlink()
-    return f"it deleted {path.relative_to(run.folder)}"
-
-
-def fill_disk(run: Checkout, _: random.Random) -> str:
-    """Fill the file system of the checkout, also the room that is freed, until the run has ended; then free it."""
-    assert run.main is not None
-    filler = run.folder / "filler"
-    with filler.open("wb", buffering=0) as handle:
-        while run.main.poll() is None:
-            write_until_full(handle)
-            time.sleep(0.2)
-    filler.unlink()
-    return "disk full until the run ended"
-
-
-def write_until_full(handle: IO[bytes]) -> None:
-    """Write zeros until nothing more fits, to the last bytes."""
-    for size in (1 << 20, 1 << 12, 1):
-        try:
-            while handle.write(bytes(size)):
-                pass
-        except OSError:
-            continue
-
-
-def kill_server(run: Checkout, _: random.Random) -> str:
-    """Kill the MLflow server."""
-    server = run.sessions[0]
-    os.killpg(server, signal.SIGKILL)
-    return ""
-
-
-def nothing(run: Checkout, _: random.Random) -> str:
-    """No fault at the moment: it was there from the start, or it comes after the end."""
-    return ""
-
-
-Fault = Callable[[Checkout, random.Random], str]
-FAULTS: dict[str, Fault] = {
-    "kill_main": main_process(signal.SIGKILL),  # its jobs go on as orphans
-    "kill_group": main_process(signal.SIGKILL, group=True),
-    "terminate_main": main_process(signal.SIGTERM),
-    "interrupt_main": main_process(signal.SIGINT),
-    "interrupt_group": main_process(signal.SIGINT, group=True),  # Ctrl-C in a terminal
-    "kill_stage": stage((signal.SIGKILL, 0)),
-    "terminate_stage": stage((signal.SIGTERM, 0)),
-    "pause_stage": stage((signal.SIGSTOP, 5), (signal.SIGCONT, 0)),
-    "disk_full": fill_disk,
-    "truncate": truncate,
-    "truncate_after": nothing,  # a result is cut after the run has ended
-    "delete": delete,
-    "mlflow_dead": nothing,  # an address where nobody listens
-    "mlflow_killed": kill_server,
-}
-
-
-def tracked_by(run: Checkout, port: int) -> None:
-    """Let the run report to an MLflow server at this port."""
-    overlay = run.folder / "tracking.yaml"
-    overlay.write_text(f"tracking: {{uri: 'http://127.0.0.1:{port}'}}\n")
-    run.overlays.append(overlay.name)
-
-
-def start_server(run: Checkout, port: int) -> None:
-    """Start an MLflow server whose store lies in the checkout, and wait until it answers."""
-    store = f"sqlite:///{run.folder / 'server.db'}"
-    run.spawn([*MLFLOW, "server", "--backend-store-uri", store, "--workers", "1", "--port", str(port)])
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"no MLflow server came up at port {port}; see {run.log}")
-
-
-def free_port() -> int:
-    """Return a port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def records_lost(run: Checkout, fault: str, port: int, limit_s: float) -> str:
@@ -475,7 +245,9 @@ def one_run(number: int, fault: str, chance: random.Random, standard: Standard) 
 
 def main() -> int:
     """Run, print a line a run, and return 0 if all were equal."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True, help="where the runs lie; needs 1 GB")
     parser.add_argument("--runs", type=int, default=20, help="number of the last run")
     parser.add_argument("--first", type=int, default=1, help="number of the first run")
