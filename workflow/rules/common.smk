@@ -214,12 +214,8 @@ def runtime(config):
     }
 
 
-def other_runtimes():
-    """The same of the ablations that are told something else."""
-    known = {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]}
-    return {name: told for name, told in known.items() if told != runtime(config)}
-
-
+RUNTIME = runtime(config)
+OWN_RUNTIMES = {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]}
 TRACKING = config["tracking"] | {
     "root": workflow.pathvars.apply("<results>"),
     "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
@@ -229,10 +225,10 @@ TRACKING = config["tracking"] | {
 }
 os.environ.update(
     VIARL_RUNTIME=json.dumps(
-        runtime(config)
+        RUNTIME
         | {
             "tracking": TRACKING,
-            "ablations": other_runtimes(),
+            "ablations": {name: told for name, told in OWN_RUNTIMES.items() if told != RUNTIME},
         }
     ),
     PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),

@@ -36,9 +36,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
+def by_reason(reasons: Mapping[str, str]) -> Counter[str]:
+    """Return how often each reason is given, without what stands behind its colon."""
+    return Counter(reason.partition(":")[0] for reason in reasons.values())
+
+
 def left_out(reasons: Mapping[str, str], total: int) -> str:
     """Return the list of questions that are left out of a training: how many of `total`, and which, with reasons."""
-    counts = Counter(reason.partition(":")[0] for reason in reasons.values())
-    why = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
+    why = ", ".join(f"{reason}: {count}" for reason, count in by_reason(reasons).items())
     named = listed([f"  {name}: {reason}" for name, reason in reasons.items()])
     return f"{len(reasons)} of {total} training questions are left out ({why})\n{named}"

@@ -79,7 +79,8 @@ def evidence_recall(times: np.ndarray, evidence: Sequence[tuple[float, float]], 
     """
     if not evidence:
         return float("nan")
-    return sum(not set(selected).isdisjoint(frames) for frames in evidence_frames(times, evidence)) / len(evidence)
+    chosen = set(selected)
+    return sum(not chosen.isdisjoint(frames) for frames in evidence_frames(times, evidence)) / len(evidence)
 
 
 def four_way(recall: np.ndarray, correct: np.ndarray) -> dict[str, float] | None:

@@ -199,8 +199,10 @@ class Store:
         """
         if archive.plain or not archive.name.lower().endswith(".zip"):
             return None
+        repository, parts = self.repository, archive.parts
+        remote = Parts([part.size for part in parts], lambda index, *span: repository.read(parts[index], *span))
         try:
-            known = Extracted(names=names(self._remote(archive), archive.name))
+            known = Extracted(names=names(remote, archive.name))
         except ArchiveError:
             return None  # fetching it will tell
         except HubError as error:
@@ -208,10 +210,6 @@ class Store:
             return None
         self._write_record(archive, known, whole=True)
         return known
-
-    def _remote(self, archive: Archive) -> Parts:
-        repository, parts = self.repository, archive.parts
-        return Parts([part.size for part in parts], lambda index, *span: repository.read(parts[index], *span))
 
     def lies_here(self, target: str, member: Member) -> bool:
         """Tell whether a member that was taken out is still there with its size."""

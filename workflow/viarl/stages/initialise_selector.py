@@ -1,7 +1,6 @@
 """Tune the base selector on labelled frames, before any reinforcement (setting selector.start)."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_
 from viarl.clip.scores import read_scores
 from viarl.distributed import processes
 from viarl.evaluate.statistics import evidence_recall
-from viarl.faults import left_out
+from viarl.faults import by_reason, left_out
 from viarl.items import read_items
 from viarl.monitor import Monitor
 from viarl.progress import say
@@ -121,8 +120,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         )
     noisy = sum(labels.is_noise(example.item) for example in usable)
     found: dict[str, float] = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}
-    counts = Counter(reason.partition(":")[0] for reason in reasons.values())
-    found |= {f"left_out/{reason}": count for reason, count in sorted(counts.items())}
+    found |= {f"left_out/{reason}": count for reason, count in sorted(by_reason(reasons).items())}
     if not math.isnan(hit := recall(usable, cache)):
         found["label_evidence_recall"] = hit
     say(f"labels {start.labels}: {found}")
