@@ -7,6 +7,7 @@ value and the remedy; all that is wrong is reported at once.
 --configfile before anything of ours, and does not say so much of those that it cannot read.
 """
 
+import functools
 import json
 import math
 import os
@@ -62,10 +63,15 @@ _Validator = extend(
 )
 
 
+@functools.cache
+def _validator() -> Any:
+    """Return the schema's validator, read once: every ablation is checked, and every job of a cluster checks anew."""
+    return _Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Raise ValueError, one line for each thing that is wrong with the configuration; return nothing if all is well."""
-    validator = _Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-    errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
+    errors = sorted(_validator().iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
     problems = [line for error in errors for line in _explain(error)]
     # what belongs together is looked at wherever the schema found nothing
     unsound = {str(error.absolute_path[0]) for error in errors if error.absolute_path}

@@ -10,7 +10,7 @@ the tree. Modules found at run time only, by a computed name, are not seen: impo
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGE = "viarl"
@@ -58,7 +58,7 @@ def source_file(module: str, root: Path = ROOT) -> Path | None:
 
 @functools.cache
 def _module(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the hash of one module's meaning and the first-party names it may import."""
+    """Return the hash of one module's meaning and the first-party modules it imports."""
     path = source_file(name, root)
     assert path is not None, name
     try:
@@ -66,15 +66,16 @@ def _module(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}; correct it, then run again") from error
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    imports = tuple(sorted(set(_imports(tree, package))))
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    imports = tuple(name for name in sorted(set(_imports(nodes, package))) if source_file(name, root))
+    for node in nodes:
         _strip_docstring(node)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports
 
 
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+def _imports(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
     """Yield the dotted first-party names that a module imports; `from a import b` may mean a module a.b, so both."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
