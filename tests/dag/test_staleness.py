@@ -228,6 +228,7 @@ ABLATIONS = {  # what each of the default's ablations runs besides its summary, 
     "budget_half": OTHER_BUDGET,
     "budget_double": OTHER_BUDGET,
     "lora": TRAINED,
+    "lora_rate": TRAINED,
 }
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 
