@@ -12,7 +12,7 @@ from viarl.files import write_text
 
 STYLE = (
     "body{font:15px sans-serif;color:#333;margin:24px}table{border-collapse:collapse}h2{font-size:18px}"
-    "th,td{padding:5px 12px;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+    "th,td{padding:5px 9px;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}td{white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}p{max-width:60em}"
     "th.prose,td.prose{text-align:left;white-space:normal;min-width:14em}"
 )
