@@ -41,11 +41,12 @@ env:
 
 demo: env
 	$(SNAKEMAKE)
-	$(SNAKEMAKE) --report results/report.html
+	$(MAKE) --no-print-directory report
 	@echo "Results: results/cycle2/eval.json and results/report.html"
 
+# With the comparison of runs, where it was made.
 report: env
-	$(SNAKEMAKE) --report $(ROOT)/report.html
+	$(SNAKEMAKE) --report $(ROOT)/report.html all $(wildcard $(ROOT)/comparison.csv)
 
 bench: env
 	$(BIN)/python -m viarl.stages.bench --output results/bench.json

@@ -253,7 +253,8 @@ def test_a_new_ablation_adds_its_own_jobs_and_the_comparison(done: Workflow) -> 
     entry = {"hypothesis": "to see what happens", "overlay": {"reward": {"length": 0.1}}}
     compare = {"ablations": ["new"], "seeds": [0]}
     plan = done.plan("results/comparison.csv", overlay={"ablations": {"new": entry}, "compare": compare})
-    assert plan.counts == TRAINED | {"compare_runs": 1}
+    assert plan.counts == TRAINED | {"summarise_evaluation": 1, "compare_runs": 1}
+    assert "results/ablations/new/cycle2/eval.json" in plan.outputs
 
 
 def test_cycles_until_nothing_is_gained(finished: Workflow) -> None:

@@ -13,7 +13,7 @@ from small_tables import write_table
 
 from viarl.evaluate.across import COLUMNS, FAILURE_COLUMNS, FOUR, Comparison, Run, compare, read_groups
 from viarl.report import ablation_figures
-from viarl.report.ablations import LEGEND, tables
+from viarl.report.ablations import LEGEND, main_failures, tables
 from viarl.report.tables import Table, write_csv, write_markdown, write_page
 from viarl.stages import command, compare_runs
 
@@ -133,7 +133,9 @@ def test_csv_markdown_and_page_hold_the_same_numbers(comparison, tmp_path):
     ablated = rows["shifted", "no_index", 2, "learned"]
     assert ablated["hypothesis"] == ablations[2][1] == "Indices | are what <counts>."
     assert (ablated["seeds"], ablated["main_seeds"]) == ("1 2 3", "1 2")
-    assert ablations[2][6] == f"{points(ablated, 'minus_main', '+')} (seeds 1, 2)"
+    assert ablations[2][6] == (
+        f"{points(ablated, 'minus_main', '+')} ± {100 * float(ablated['minus_main_sd']):.1f} (seeds 1, 2)"
+    )
     assert ablations[4][5:7] == [points(rows["shifted", "lone", 1, "learned"], "accuracy"), "no seed in common"]
     assert leads[2][1:5] == [
         points(ablated, "minus_uniform", "+"),
@@ -188,8 +190,8 @@ def test_the_legend_fits_the_picture(tmp_path, monkeypatch, benchmarks):
     drawn: list = []
     monkeypatch.setattr(ablation_figures, "save", lambda made, path: drawn.append(made))
     comparison = compare(read_groups(RUNS, made_up(tmp_path, RUNS, benchmarks), benchmarks), benchmarks, 20)
-    for draw in (ablation_figures.draw_ablations, ablation_figures.draw_failures):
-        draw(comparison, tmp_path / "x.png")
+    ablation_figures.draw_ablations(comparison, tmp_path / "x.png")
+    ablation_figures.draw_failures(main_failures(comparison), tmp_path / "x.png")
     for made in drawn:
         made.draw_without_rendering()
         box = made.legends[0].get_window_extent()

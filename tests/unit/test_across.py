@@ -101,13 +101,23 @@ def test_difference_to_main_is_taken_over_common_seeds(comparison):
     # Seed 1 alone is in both: a 0 - 1, b 0 - 0, c 0 - 0. Resamples: xx -1/2, xy -1/3, yy 0.
     row = find(comparison, "short", 1, "learned")
     assert interval(row, "minus_main") == near(-1 / 3, -1 / 2, 0)
-    assert row["main_seeds"] == (1,)
+    assert (row["main_seeds"], row["minus_main_sd"]) == ((1,), None)
     # Its own accuracy is over seeds 1 and 2: none and all of 3 right.
     assert row["accuracy"] == near(1 / 2)
     assert row["accuracy_sd"] == near(1 / 2**0.5)
     assert row["hypothesis"] == "Short is worse."
     assert find(comparison, "main", 1, "learned")["minus_main"] is None
     assert find(comparison, "short", 0, "learned")["minus_main"] is None  # last cycle against last cycle alone
+
+
+def test_spread_of_the_difference_to_main_is_that_of_seeds_in_pairs(tmp_path):
+    # With the main run's tables swapped: seed 0 has 1/3 - 2/3, seed 1 2/3 - 1/3; mean 0, deviation (2/3) / sqrt(2).
+    main = write_all(tmp_path)[:4]
+    runs = [*RUNS[:2], Run("swapped", 0, 1), Run("swapped", 1, 1)]
+    compared = compare(read_groups(runs, [*main, *main[2:], *main[:2]], ["needle"]), ["needle"], 10)
+    row = find(compared, "swapped", 1, "learned")
+    assert (row["minus_main"], row["minus_main_sd"]) == near(0, 2 / 3 / 2**0.5)
+    assert row["accuracy_sd"] == near(1 / 3 / 2**0.5)
 
 
 def test_learned_selector_against_the_untrained_ones(comparison):

@@ -172,7 +172,7 @@ def test_runs_stand_side_by_side(tmp_path):
 
     child = next(one for one in children if one.info.run_name == "train_selector cycle 1 (no_length seed 1)")
     assert (tags | {"cycle": "1", "code_fingerprint": "beef"}).items() <= child.data.tags.items()
-    assert child.data.params == {"lr": "0.1", "data.items": "ca3d163bab055381"}
+    assert child.data.params == {"lr": "0.1", "data.items": "ca3d163bab055381", "code": "beef"}
     assert artifacts(known, child) == ["config.yaml"]
     shown = [f"metrics.`{name}/needle`" for name in ("learned", "uniform", "gain", "recall", "valid")]
     assert view(known) == {"selectedColumns": [*shown, "tags.`hypothesis`"]}
@@ -217,15 +217,54 @@ def test_two_roots_on_one_server_do_not_mix(tmp_path):
         (tmp_path / name).mkdir()
         train(tmp_path / name, "")
         sync_mlflow.main(sync_mlflow.Settings(settings(tmp_path / name, uri=uri)))
-    (tmp_path / "b").rename(tmp_path / "c")  # it stays the same root
-    summarise(tmp_path / "c", "", 1, 0.5)
-    sync_mlflow.main(sync_mlflow.Settings(settings(tmp_path / "c", uri=uri)))
     client = MlflowClient(uri)
     found = {one.name: one.experiment_id for one in client.search_experiments() if one.name != "Default"}
-    assert set(found) == {f"viarl {tmp_path / 'a'}", f"viarl {tmp_path / 'b'}"}
-    runs = {name: [run.info.run_name for run in client.search_runs([number])] for name, number in found.items()}
-    assert sorted(runs[f"viarl {tmp_path / 'a'}"]) == ["main seed 0", "train_selector cycle 1 (main seed 0)"]
-    assert len(runs[f"viarl {tmp_path / 'b'}"]) == 3
+    assert set(found) == {f"viarl {tmp_path / name}" for name in ("a", "b")}
+    for number in found.values():
+        runs = [run.info.run_name for run in client.search_runs([number])]
+        assert sorted(runs) == ["main seed 0", "train_selector cycle 1 (main seed 0)"]
+
+
+def test_a_root_that_was_moved_has_its_artifacts_with_it(tmp_path):
+    """MLflow keeps an experiment's artifacts where they went first, so the moved root has a new one, whole."""
+    from mlflow import MlflowClient
+
+    (tmp_path / "a").mkdir()
+    summarise(tmp_path / "a", "", 0, 0.4)
+    sync_mlflow.main(sync_mlflow.Settings(settings(tmp_path / "a")))
+    (tmp_path / "a").rename(tmp_path / "b")
+    known = settings(tmp_path / "b")
+    summarise(tmp_path / "b", "", 1, 0.5)
+    for _ in range(2):
+        sync_mlflow.main(sync_mlflow.Settings(known))
+    assert not (tmp_path / "a").exists()
+    client = MlflowClient(known.destination)
+    names = {one.name: one.experiment_id for one in client.search_experiments() if one.name != "Default"}
+    assert set(names) == {f"viarl {tmp_path / name}" for name in ("a", "b")}
+    found = {run.info.run_name: run for run in client.search_runs([names[f"viarl {tmp_path / 'b'}"]])}
+    assert set(found) == {"main seed 0", *(f"summarise_evaluation cycle {c} (main seed 0)" for c in (0, 1))}
+    for cycle in (0, 1):
+        run = found[f"summarise_evaluation cycle {cycle} (main seed 0)"]
+        path = tmp_path / "b/mlartifacts" / run.info.run_id / "artifacts/eval.json"
+        assert json.loads(path.read_text()) == {"accuracy": 0.4 + 0.1 * cycle}
+    assert artifacts(known, found["main seed 0"]) == ["config.yaml", "cycle0", "cycle1"]
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_record_that_is_pushed_late_says_what_it_ran_with(tmp_path):
+    known = settings(tmp_path)
+    train(tmp_path, "ablations/no_length/", code="first")
+    later = {"hypothesis": "Length pays after all.", "overlay": {"reward": {"length": 0.1}}}
+    train(tmp_path, "ablations/no_length/", CONFIG | {"ablations": {"no_length": later}}, code="second")
+    sync_mlflow.main(sync_mlflow.Settings(known))
+    _, children = mirror(known)
+    assert len(children) == 2
+    for child in children:
+        first = child.data.params["code"] == "first"
+        hypothesis = CONFIG["ablations"]["no_length"] if first else later
+        assert child.data.tags["hypothesis"] == hypothesis["hypothesis"]
+        text = (tmp_path / f"mlartifacts/{child.info.run_id}/artifacts/config.yaml").read_text()
+        assert yaml.safe_load(text)["reward"]["length"] == (0.0 if first else 0.1)
 
 
 def test_a_push_that_breaks_off_after_any_call_is_made_up_for(tmp_path, monkeypatch):

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from viarl import tracking
+from viarl.evaluate.across import FOUR
 from viarl.evaluate.rows import write_rows
 from viarl.files import write_json
 from viarl.items import Item, write_records
+from viarl.report.ablation_figures import draw_failures
 from viarl.report.comparison import rows, write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing, smooth
-from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
+from viarl.report.figures import draw_accuracy, draw_tasks, failure_shares, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
 from viarl.report.style import spread
 from viarl.stages import make_report
@@ -26,6 +28,7 @@ ACCURACY = {
     "uniform": (30, 33, 34), "random": (31, 33, 35), "clip_topk": (38, 45, 47), "bolt": (36, 41, 44),
     "aks": (37, 44, 46), "qframe": (37, 43, 45), "oracle": (78, 93, 96), "base": (31, 33, 36),
     "base_sampled": (30, 33, 33), "learned": (31, 71, 84), "learned_sampled": (30, 69, 82),
+    "learned_base_answerer": (31, 62, 69),
 }  # fmt: skip
 TASKS = {"none": 320, "after": 50, "before": 50, "beginning": 40, "end": 40}
 BENCHMARKS = ("needle", "needle_shifted")
@@ -34,6 +37,17 @@ BENCHMARKS = ("needle", "needle_shifted")
 def interval(value: float, half: float) -> dict[str, float]:
     """An interval around a share, within 0..1."""
     return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half)}
+
+
+def evidence(benchmark: str, n: int, accuracy: float) -> dict:
+    """What is known of the evidence: a tenth of the answers that are right are guesses; on one benchmark nothing."""
+    if benchmark == "needle_shifted":
+        return {"evidence_interval": None, "four_way": None}
+    shares = (0.9 * accuracy, 0.01, 0.1 * accuracy, 0.99 - accuracy)
+    return {
+        "evidence_interval": {"n": n, "low": 0.2, "high": 0.3},
+        "four_way": dict(zip(FOUR, shares, strict=True)),
+    }
 
 
 def summary(cycle: int) -> dict:
@@ -45,7 +59,7 @@ def summary(cycle: int) -> dict:
         for selector, values in ACCURACY.items():
             value = values[cycle] / 100 - less
             by_task = {
-                task: {"n": n, "accuracy": interval(value - 0.02 * rank, 0.9 / n**0.5)}
+                task: {"n": n, "accuracy": interval(value - 0.02 * rank, 0.9 / n**0.5), **evidence(name, n, value)}
                 for rank, (task, n) in enumerate(TASKS.items())
             }
             selectors[selector] = {
@@ -54,6 +68,7 @@ def summary(cycle: int) -> dict:
                 "valid_rate": 0.9 if selector == "learned" else None,
                 "n_failed": 2,
                 "by_task": by_task,
+                **evidence(name, 500, value),
             }
         learned = ACCURACY["learned"]
         gains = {
@@ -148,6 +163,12 @@ def test_the_tables_hold_the_numbers_of_the_summaries(summaries, tmp_path):
     write_page(summaries, tmp_path / "comparison.html")
     assert "<td>uniform</td><td>30.0 [25.8, 34.2]</td>" in (tmp_path / "comparison.html").read_text()
     assert "cycle2 minus cycle1: +13.0 [+8.0, +18.0] points." in text
+    assert "| uniform | 30.0 [25.8, 34.2] | 34.0 [29.8, 38.2] |  |" in text
+    assert "| learned | 69.0 [64.8, 73.2] | 84.0 [79.8, 88.2] | +15.0 [+10.0, +20.0] |" in text
+    assert "| learned minus uniform |  | +50.0 [+45.0, +55.0] |  |" in text
+    assert "| 2 | all | 500 | 76 | 1 | 8 | 15 |" in text
+    assert "| 2 | end | 40 | 76 | 1 | 8 | 15 |" in text
+    assert "needle_shifted: failures" not in text
 
 
 def test_pictures_of_accuracy(summaries, tmp_path):
@@ -155,6 +176,8 @@ def test_pictures_of_accuracy(summaries, tmp_path):
     draw_tasks(summaries, tmp_path / "tasks.png")
     assert is_picture(tmp_path / "accuracy.png", 1500, 900)
     assert is_picture(tmp_path / "tasks.png", 1500, 600)
+    draw_failures(failure_shares(summaries), tmp_path / "failures.png")
+    assert is_picture(tmp_path / "failures.png", 700, 400)
     draw_accuracy(summaries[:1], tmp_path / "untouched.png")
     assert is_picture(tmp_path / "untouched.png", 1500, 900)
 
@@ -326,10 +349,10 @@ def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypa
     make_report.main(settings)
     names = {str(path.relative_to(settings.folder)) for path in settings.folder.rglob("*.*")}
     pictures = {"accuracy.png", "tasks.png", "rewards.png", "timing.png", "filmstrips/00-needle-after.png"}
-    pictures.add("filmstrips/01-needle-end.png")
+    pictures |= {"failures.png", "filmstrips/01-needle-end.png"}
     assert names == pictures | {"comparison.csv", "comparison.md", "comparison.html"}
     record = read_record(tmp_path / "tracking/make_report/all.jsonl")
-    assert len(record.artifacts) == 9
+    assert len(record.artifacts) == 10
 
     make_report.main(replace(settings, filmstrips=0, folder=tmp_path / "none"))
     assert (tmp_path / "none" / "filmstrips").is_dir()  # which the rule promises

@@ -72,7 +72,7 @@ def test_a_run_is_mirrored_with_tags_params_metrics_and_artifacts(settings, tmp_
     (found,) = runs(settings)
     assert found.info.run_name == "train_selector cycle 1 (main)"
     assert found.info.status == "FINISHED"
-    assert found.data.params == {"steps": "3", "items": "a.jsonl", "reward.answer": "2.0"}
+    assert found.data.params == {"steps": "3", "items": "a.jsonl", "reward.answer": "2.0", "code": "beef"}
     expected = {"stage": "train_selector", "cycle": "1", "wildcard.c": "1", "results_root": str(tmp_path)}
     expected |= {"config_fingerprint": "cafe", "code_fingerprint": "beef", "resumed_from": "nothing"}
     assert expected.items() <= found.data.tags.items()
@@ -89,7 +89,7 @@ def test_more_points_than_one_batch_takes(settings):
         for step in range(450):
             run.log_metrics({"a": step, "b": -step}, step=step)
     (found,) = runs(settings)
-    assert len(found.data.params) == 230
+    assert len(found.data.params) == 231
     assert history(settings, found, "b") == [(step, -step) for step in range(450)]
 
 
@@ -161,6 +161,18 @@ def test_other_parameters_start_a_new_run_and_the_unpushed_one_is_not_lost(setti
         raise KeyboardInterrupt
     with tracking.start(settings, params={"lr": 0.2}) as run:
         run.log_metrics({"loss": 8.0}, step=1)
+    found = {run.data.params["lr"]: run for run in runs(settings)}
+    assert {lr: run.info.status for lr, run in found.items()} == {"0.1": "KILLED", "0.2": "FINISHED"}
+    assert history(settings, found["0.1"], "loss") == [(1, 7.0)]
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("pushed", [False, True])
+def test_a_killed_run_that_another_replaces_does_not_run_for_ever(settings, pushed):
+    left = tracking.start(replace(settings, push_every_s=0.0 if pushed else 1e9), params={"lr": 0.1}).__enter__()
+    left.log_metrics({"loss": 7.0}, step=1)  # then it is killed
+    with tracking.start(settings, params={"lr": 0.2}):
+        pass
     found = {run.data.params["lr"]: run for run in runs(settings)}
     assert {lr: run.info.status for lr, run in found.items()} == {"0.1": "KILLED", "0.2": "FINISHED"}
     assert history(settings, found["0.1"], "loss") == [(1, 7.0)]

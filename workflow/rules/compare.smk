@@ -10,6 +10,7 @@ rule compare_runs:
     """Compare ablations and selectors over training seeds, with intervals and paired differences."""
     input:
         rows=compared_rows,
+        summaries=compared_summaries,  # for MLflow, and to be read; the tables are made of the rows
     output:
         csv="<results>/comparison.csv",
         text="<results>/comparison.md",

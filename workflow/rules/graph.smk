@@ -224,6 +224,11 @@ def compared_rows(w):
     ]
 
 
+def compared_summaries(w):
+    """eval.json of the last cycle of all compared runs."""
+    return [f"<results>/{run}cycle{compared_cycle(run)}/eval.json" for run in compared_runs(config)]
+
+
 def compared(config, w):
     """What the comparison is told of each run."""
     runs = []

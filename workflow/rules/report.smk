@@ -31,6 +31,12 @@ rule make_report:
             category="Accuracy",
             labels={"picture": "by task"},
         ),
+        failures=report(
+            "<results>/report/failures.png",
+            caption="../report/failures.rst",
+            category="Accuracy",
+            labels={"picture": "failures"},
+        ),
         table=report(
             "<results>/report/comparison.html",
             caption="../report/comparison.rst",

@@ -91,10 +91,10 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
         latest={**latest.header["tags"], **latest.tags},
         points={point: value for record in done for point, value in _points(record).items()},
         summaries={
-            int(record.header["cycle"]): Path(path)
+            int(record.header["cycle"]): settings.root / path
             for record in done
             for path in record.artifacts
-            if Path(path).exists()
+            if (settings.root / path).exists()
         },
         text=text,
         status="RUNNING" if "RUNNING" in statuses else "FINISHED" if statuses == {"FINISHED"} else "FAILED",

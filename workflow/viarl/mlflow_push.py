@@ -119,12 +119,13 @@ class _Store:
 
         beginning, root = self.settings.experiment, _root_id(self.settings.root)
         wanted = f"tags.`{ROOT_TAG}` = '{root}'"
-        for known in self.client.search_experiments(filter_string=wanted):
-            if known.tags.get(BEGINNING_TAG) == beginning:
-                return known
         # A server knows where artifacts go; with a database alone, MLflow would put them into the working directory.
         database = self.settings.destination.startswith(("sqlite", "postgresql", "mysql", "mssql"))
         artifacts = (self.settings.root / "mlartifacts").resolve().as_uri() if database else None
+        for known in self.client.search_experiments(filter_string=wanted):
+            # An experiment's artifacts go where they went first: a root that was moved or copied has a new one.
+            if known.tags.get(BEGINNING_TAG) == beginning and artifacts in (None, known.artifact_location):
+                return known
         tags = {ROOT_TAG: root, BEGINNING_TAG: beginning}
         name = f"{beginning} {self.settings.root.resolve()}"
         try:
@@ -155,7 +156,7 @@ class _Store:
             parent_id = self._push_parent(parent)
             ids = {record.header["id"] for record in current}
             for path, record in news:
-                self._push_record(record, record.header["id"] in ids, parent, parent_id)
+                self._push_record(record, record.header["id"] in ids, parent_id)
                 write_json(mark_path(path), self._mark(record))
         view = json.dumps({"selectedColumns": columns(parents)})
         if parents and len(view) > len(self.view or ""):  # the runs of this push may have fewer figures than others
@@ -165,13 +166,14 @@ class _Store:
     def _mark(self, record: Record) -> dict[str, Any]:
         return {"id": record.header["id"], "store": self.name, "bytes": record.size}
 
-    def _push_record(self, record: Record, current: bool, parent: Parent, parent_id: str) -> None:
+    def _push_record(self, record: Record, current: bool, parent_id: str) -> None:
         """Push what the store lacks of one record; `current` unless the job has a newer one."""
         header = record.header
+        own = known_parent(self.settings, header["run"], [record])  # the configuration as it was when this one began
         found = self._search(f"tags.`{RECORD_TAG}` = '{header['id']}'")
         wildcards = {"cycle" if key == "c" else key: value for key, value in header["wildcards"].items()}
         tags = {
-            **parent.tags,
+            **own.tags,
             **header["tags"],
             **record.tags,
             RECORD_TAG: header["id"],
@@ -184,24 +186,26 @@ class _Store:
             **({} if header["cycle"] is None else {"cycle": str(header["cycle"])}),
         }
         name = " ".join([header["stage"], *(f"{key} {value}" for key, value in wildcards.items())])
-        run_id = found[0].info.run_id if found else self._create(f"{name} ({parent.name})", header["time"], tags)
+        run_id = found[0].info.run_id if found else self._create(f"{name} ({own.name})", header["time"], tags)
         points = {
             (_name(key), step): (value, moment)
             for key, series in record.metrics.items()
             for step, (value, moment) in series.items()
         }
         have = self._points(found[0]) if found else {}
-        self._log(run_id, record.params, tags, {point: value for point, value in points.items() if point not in have})
+        params = {**record.params, "code": header["code"]}
+        self._log(run_id, params, tags, {point: value for point, value in points.items() if point not in have})
         absent = []
         for path, folder in record.artifacts.items():
-            if not Path(path).exists() or (not current and Path(path).stat().st_mtime > record.end + 1.0):
+            place = self.settings.root / path
+            if not place.exists() or (not current and place.stat().st_mtime > record.end + 1.0):
                 absent.append(path)  # or made anew by a later run of the job
             else:
-                self.client.log_artifact(run_id, path, folder or None)
+                self.client.log_artifact(run_id, str(place), folder or None)
         if absent:
             self.client.set_tag(run_id, "artifacts_gone", ", ".join(absent)[:5000])
-        if parent.text and record.status != "RUNNING":
-            self.client.log_text(run_id, parent.text, "config.yaml")
+        if own.text and record.status != "RUNNING":
+            self.client.log_text(run_id, own.text, "config.yaml")
         self._end(run_id, record.status, record.end)
 
     # --- parents ---------------------------------------------------------------------------------------------------

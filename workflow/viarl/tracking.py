@@ -89,7 +89,7 @@ class Record:
     Attributes:
         header: the first line (id, stage, wildcards, run, cycle, config, code, tags, params, time in s).
         metrics: {key: {step: (value, time in s)}}; a step that was logged twice holds its last value.
-        artifacts: (file, folder within the run) in order, each file once.
+        artifacts: (file, folder within the run) in order, each file once; paths count from the results root.
         status: RUNNING, FINISHED, FAILED or KILLED.
         seconds: from start to end, pauses between a kill and its resumption left out.
         size: bytes up to the end of the last whole line.
@@ -202,7 +202,8 @@ class Run:
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Note a file, which must still exist at the stage's end, to be copied to MLflow below `folder`."""
-        self._append("artifact", path=str(Path(path).resolve()), folder=folder)
+        place, root = Path(path).resolve(), self.settings.root.resolve()
+        self._append("artifact", path=str(place.relative_to(root) if root in place.parents else place), folder=folder)
 
     def set_tag(self, key: str, value: Any) -> None:
         """Set a tag of the run."""
@@ -228,8 +229,14 @@ class Run:
             with path.open("r+b") as handle:
                 handle.truncate(old.size)  # cut a torn last line
             return True
+        killed = old.status == "RUNNING"
+        if killed:  # and not continued: MLflow must not show it as running for ever
+            end = {"kind": "end", "time": path.stat().st_mtime, "status": "KILLED"}
+            with path.open("r+b") as handle:
+                handle.seek(handle.truncate(old.size))
+                handle.write(json.dumps(end).encode() + b"\n")
         pushed = marked(path)
-        if (pushed.get("id"), pushed.get("bytes")) != (old.header["id"], old.size):  # set aside for the next push
+        if killed or (pushed.get("id"), pushed.get("bytes")) != (old.header["id"], old.size):  # for the next push
             path.replace(path.with_name(f"{path.stem}.{old.header['id'][:8]}.jsonl"))
         else:
             path.unlink()

@@ -52,6 +52,7 @@ COLUMNS = (
     "frames",  # shown to the answerer, mean
     "best_free",  # the most accurate training-free selector of the cycle
     "main_seeds",  # over which `minus_main` was taken
+    "minus_main_sd",  # of `minus_main` over these seeds, with n - 1
     *(name + end for name in DIFFERENCES for end in ("", "_low", "_high")), *FOUR,
 )  # fmt: skip
 # Of failures.csv: the learned selector's four-way shares; task "" is all, `n` counts questions with known evidence.
@@ -285,6 +286,11 @@ def _rows(group: Group, main: Group, benchmark: str, resamples: int, seed: int) 
     if common:
         to_main = _over_seeds(group, benchmark, group.cycle, common)
         to_main = to_main - _over_seeds(main, benchmark, main.cycle, common)  # NaN where one lacks the selector
+    by_seed = [
+        _over_seeds(group, benchmark, group.cycle, [number]).mean()
+        - _over_seeds(main, benchmark, main.cycle, [number]).mean()
+        for number in common
+    ]
     columns: dict[tuple[int, str, str], pd.Series] = {}
     for cycle, table in means.items():
         for selector in table:
@@ -313,7 +319,9 @@ def _rows(group: Group, main: Group, benchmark: str, resamples: int, seed: int) 
                     value, low, high = interval.record().values()
                     row |= {what: value, f"{what}_low": low, f"{what}_high": high}
             row["best_free"] = rivals[cycle]
-            row["main_seeds"] = common if row["minus_main"] is not None else None
+            if row["minus_main"] is not None:
+                deviation = _deviation([differences[selector] for differences in by_seed])
+                row |= {"main_seeds": common, "minus_main_sd": deviation}
             rows.append(row)
     return rows
 
@@ -352,15 +360,19 @@ def _best(table: pd.DataFrame) -> str | None:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return what the seeds' accuracies say; one seed has no standard deviation."""
+    """Return what the seeds' accuracies say."""
     rounded = tuple(round(value, 6) for value in values)
-    deviation = round(float(np.std(values, ddof=1)), 6) if len(values) > 1 else None
     return {
-        "accuracy_sd": deviation,
+        "accuracy_sd": _deviation(values),
         "accuracy_min": min(rounded),
         "accuracy_max": max(rounded),
         "accuracy_by_seed": rounded,
     }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """Return the standard deviation over seeds; one seed has none."""
+    return round(float(np.std(values, ddof=1)), 6) if len(values) > 1 else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

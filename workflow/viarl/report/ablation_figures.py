@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viarl.evaluate.across import FOUR, MAIN, Comparison, stops
-from viarl.report.ablations import NAMES, Row, gain, last_rows, learned_rows
+from viarl.report.ablations import NAMES, Row, gain, last_rows, learned_rows, spread
 from viarl.report.style import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, figure, label_ends, save
 from viarl.report.tables import bounds
 
@@ -41,9 +41,11 @@ def _by_ablation(axes: "Axes", rows: Sequence[Row]) -> None:
         low, value, high = (100 * row[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
         is_main = row["ablation"] == MAIN
         colour = BLACK if is_main else BLUE
-        # Filled: differs from main. An ablation without a difference (no common seed) is not known to differ.
+        # Filled: differs from main on other videos too; whether another training does, the seeds show. An ablation
+        # without a difference (no common seed) is not known to differ.
         known = row["minus_main"] is not None and not row["minus_main_low"] <= 0 <= row["minus_main_high"]
-        label = "main run" if is_main else "differs from main" if known else "interval of the difference includes zero"
+        excluded = f"interval of the difference {'excludes' if known else 'includes'} zero"
+        label = "main run" if is_main else excluded
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
             [value],
@@ -72,6 +74,7 @@ def _by_ablation(axes: "Axes", rows: Sequence[Row]) -> None:
             )
         if row["minus_main"] is not None:
             text = bounds(row["minus_main"], row["minus_main_low"], row["minus_main_high"], "+")
+            text += spread(row, "minus_main")
         else:
             text = ("difference to main:" if len(rows) > 1 else "") if is_main else "no seed in common"
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
@@ -80,10 +83,10 @@ def _by_ablation(axes: "Axes", rows: Sequence[Row]) -> None:
     axes.set_xlabel("accuracy (%), 95% interval")
 
 
-def draw_failures(comparison: Comparison, path: Path) -> None:
+def draw_failures(shares: Sequence[Row], path: Path) -> None:
     """Draw the main run's four-way shares by cycle (above) and after the last cycle by task (below)."""
-    known = [row for row in comparison.failures if row["ablation"] == MAIN and row[FOUR[0]] is not None]
-    names = [name for name in comparison.benchmarks if any(row["benchmark"] == name for row in known)]
+    known = [row for row in shares if row[FOUR[0]] is not None]
+    names = list(dict.fromkeys(row["benchmark"] for row in known))
     if not names:
         made = figure(6.4, 1.6)
         made.text(0.5, 0.5, "No question of these benchmarks has known evidence.", ha="center", va="center")

@@ -3,7 +3,7 @@
 Every table is made of the rows of viarl.evaluate.across and nothing else: CSV, Markdown and page hold the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from viarl.evaluate.across import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
@@ -49,7 +49,8 @@ def tables(comparison: Comparison) -> list[Table]:
     made = []
     for name in comparison.benchmarks:
         made += [_ablations(comparison, name), _leads(comparison, name), _selectors(comparison, name)]
-        made += [_grid(comparison, name), *_failures(comparison, name), _saturation(comparison, name)]
+        main = {(row["cycle"], row["selector"]): row for row in _of(comparison, name, MAIN)}
+        made += [grid(name, main), *failures(name, main_failures(comparison)), _saturation(comparison, name)]
     return made
 
 
@@ -61,6 +62,12 @@ def _of(comparison: Comparison, benchmark: str, ablation: str | None = None) -> 
     ]
 
 
+def spread(row: Row, key: str) -> str:
+    """Return the standard deviation of a row's share over seeds in points, "" where one seed has none."""
+    deviation = row[f"{key}_sd"]
+    return "" if deviation is None else f" ± {100 * deviation:.1f}"
+
+
 def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
@@ -69,8 +76,7 @@ def _ablations(comparison: Comparison, name: str) -> Table:
     cells = []
     rows = last_rows(comparison, name)
     for row in rows:
-        spread = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.1f}"
-        to_main = interval(row, "minus_main", "+")
+        to_main = interval(row, "minus_main", "+") + spread(row, "minus_main")
         if to_main and row["main_seeds"] != row["seeds"]:
             to_main += f" (seeds {_seeds(row['main_seeds'])})"
         cells.append(
@@ -80,7 +86,7 @@ def _ablations(comparison: Comparison, name: str) -> Table:
                 str(row["cycle"]),
                 _seeds(row["seeds"]),
                 f"{row['frames']:.3g}" if row["frames"] is not None else "",
-                interval(row, "accuracy") + spread,
+                interval(row, "accuracy") + spread(row, "accuracy"),
                 to_main or ("" if row["ablation"] == MAIN else "no seed in common"),
                 percent(row["evidence_recall"]),
                 percent(row["valid_rate"]),
@@ -135,11 +141,9 @@ def _selectors(comparison: Comparison, name: str) -> Table:
     return Table(f"{name}: selectors of the main run (seeds {_seeds(rows[0]['seeds'])})", header, cells, [note])
 
 
-def _grid(comparison: Comparison, name: str) -> Table:
-    """Return the 2x2 of selector and answerer with its margins."""
-    rows = _of(comparison, name, MAIN)
-    last = rows[-1]["cycle"]
-    found = {(row["cycle"], row["selector"]): row for row in rows}
+def grid(name: str, found: Mapping[tuple[int, str], Row]) -> Table:
+    """Return the 2x2 of selector and answerer with its margins, of the main run's rows by cycle and selector."""
+    last = max(cycle for cycle, _ in found)
     before, after = found.get((0, UNIFORM)), found.get((last, UNIFORM))
     learned, with_base = found[last, LEARNED], found.get((last, BASE_ANSWERER))
     cells = [
@@ -153,7 +157,7 @@ def _grid(comparison: Comparison, name: str) -> Table:
         [
             "learned minus uniform",
             interval(with_base, "minus_uniform", "+"),
-            interval(learned, "minus_uniform", "+"),
+            interval(after, "learned_minus", "+"),
             "",
         ],
     ]
@@ -167,8 +171,14 @@ def _grid(comparison: Comparison, name: str) -> Table:
     return Table(f"{name}: selector and answerer, main run", header, cells, notes)
 
 
-def _failures(comparison: Comparison, name: str) -> list[Table]:
-    rows = [row for row in comparison.failures if (row["benchmark"], row["ablation"]) == (name, MAIN)]
+def main_failures(comparison: Comparison) -> list[Row]:
+    """Return the four-way shares of the main run."""
+    return [row for row in comparison.failures if row["ablation"] == MAIN]
+
+
+def failures(name: str, shares: Sequence[Row]) -> list[Table]:
+    """Return the main run's four-way shares on a benchmark as a table, none where no evidence is known."""
+    rows = [row for row in shares if row["benchmark"] == name]
     if all(row[FOUR[0]] is None for row in rows):
         return []
     cells = [

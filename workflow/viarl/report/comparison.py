@@ -6,7 +6,8 @@ from typing import Any
 
 from viarl.evaluate.headlines import UNKNOWN
 from viarl.report import tables as prints
-from viarl.report.figures import Summary, benchmarks
+from viarl.report.ablations import failures, grid
+from viarl.report.figures import Summary, benchmarks, failure_shares
 from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, bounds, interval, percent
 
@@ -16,8 +17,8 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = (
     "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of the "
-    "cycle. After the last one: *learned minus it* (paired difference, points), *evidence recall* and *valid* (in %). "
-    + LUCK
+    "cycle, but for *learned, base answerer*. After the last one: *learned minus it* (paired difference, points), "
+    "*evidence recall* and *valid* (in %). " + LUCK
 )
 
 
@@ -45,7 +46,7 @@ def write_csv(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def tables(summaries: Sequence[Summary]) -> list[Table]:
-    """Return a table a benchmark: accuracy of every selector by cycle, and the learned selector's lead at the end.
+    """Return of each benchmark: every selector by cycle, the 2x2 of selector and answerer, where the learned one fails.
 
     Where a benchmark has headlines, two more: these, and accuracy by group, after the last cycle.
     """
@@ -67,6 +68,8 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
             for key, gain in gains.items()
         ]
         made.append(Table(f"{name} (n = {last['n']})", header, cells, notes))
+        made.append(grid(name, {(cycle, selector): row for (of, cycle, selector), row in found.items() if of == name}))
+        made += failures(name, failure_shares(summaries))
         made += [table for table in (_headlines(name, last), _groups(name, last)) if table.cells]
     return made
 

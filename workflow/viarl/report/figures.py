@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viarl.evaluate.across import training_free
+from viarl.evaluate.across import FOUR, training_free
 from viarl.files import read_json
 from viarl.report.style import FAINT, figure, in_order, label_ends, look, save
 
@@ -39,6 +39,19 @@ def best_free(summary: Summary, benchmark: str) -> str | None:
     """Return the most accurate training-free selector."""
     entries = summary["benchmarks"][benchmark]["selectors"]
     return max(training_free(entries), key=lambda name: entries[name]["accuracy"]["value"], default=None)
+
+
+def failure_shares(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Return the learned selector's four-way shares (0..1, None unknown) by benchmark, cycle and task, "" for all."""
+    rows = []
+    for name in benchmarks(summaries):
+        for summary in (summary for summary in summaries if name in summary["benchmarks"]):
+            learned = summary["benchmarks"][name]["selectors"]["learned"]
+            for task, entry in {"": learned, **learned["by_task"]}.items():
+                n = (entry["evidence_interval"] or {"n": 0})["n"]
+                row = {"benchmark": name, "cycle": summary["cycle"], "task": task, "n": n}
+                rows.append(row | (entry["four_way"] or dict.fromkeys(FOUR)))
+    return rows
 
 
 def draw_accuracy(summaries: Sequence[Summary], path: Path) -> None:

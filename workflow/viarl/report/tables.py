@@ -69,7 +69,7 @@ def bounds(value: float, low: float, high: float, sign: str = "") -> str:
 
 def interval(row: Mapping[str, Any] | None, key: str, sign: str = "") -> str:
     """Return a row's share of this name with its interval (`_low`, `_high`) as percent, "" where unknown."""
-    if row is None or row[key] is None:
+    if row is None or row.get(key) is None:
         return ""
     return bounds(row[key], row[f"{key}_low"], row[f"{key}_high"], sign)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from viarl import tracking
 from viarl.evaluate.across import COLUMNS, FAILURE_COLUMNS, Comparison, Run, compare, read_groups
 from viarl.report.ablation_figures import draw_ablations, draw_failures, draw_saturation
-from viarl.report.ablations import LEGEND, last_rows, tables
+from viarl.report.ablations import LEGEND, last_rows, main_failures, tables
 from viarl.report.tables import bounds, write_csv, write_markdown, write_page
 from viarl.stages.command import run
 from viarl.tracking import Tracking
@@ -58,7 +58,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     write_page(folder / "comparison.html", "Comparison of runs", printed, LEGEND)
     write_csv(pictures / "failures.csv", FAILURE_COLUMNS, comparison.failures)
     draw_ablations(comparison, pictures / "ablations.png")
-    draw_failures(comparison, pictures / "failures.png")
+    draw_failures(main_failures(comparison), pictures / "failures.png")
     draw_saturation(comparison, pictures / "saturation.png")
     return [*sorted(folder.glob("comparison.*")), *sorted(pictures.iterdir())]
 

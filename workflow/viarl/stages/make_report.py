@@ -10,9 +10,10 @@ from viarl import tracking
 from viarl.evaluate.rows import read_rows
 from viarl.items import read_items
 from viarl.mlflow_parent import newest
+from viarl.report.ablation_figures import draw_failures
 from viarl.report.comparison import write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing
-from viarl.report.figures import draw_accuracy, draw_tasks, read_summaries
+from viarl.report.figures import draw_accuracy, draw_tasks, failure_shares, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
 from viarl.stages.command import run
 from viarl.tracking import Tracking
@@ -29,8 +30,8 @@ class Settings:
         frames: manifests of the benchmarks' frame caches.
         benchmarks: names of the benchmarks, in that order.
         filmstrips: how many questions are drawn.
-        folder: where accuracy.png, rewards.png, tasks.png, timing.png, comparison.{csv,md,html} and the folder
-            filmstrips go.
+        folder: where accuracy.png, failures.png, rewards.png, tasks.png, timing.png, comparison.{csv,md,html} and the
+            folder filmstrips go.
     """
 
     summaries: tuple[Path, ...]
@@ -77,6 +78,7 @@ def main(settings: Settings) -> None:
         records = training_records(settings.tracking.root, summaries[-1]["cycle"])
         draw_accuracy(summaries, settings.folder / "accuracy.png")
         draw_tasks(summaries, settings.folder / "tasks.png")
+        draw_failures(failure_shares(summaries), settings.folder / "failures.png")
         draw_rewards(records, settings.folder / "rewards.png")
         draw_timing(records, settings.folder / "timing.png")
         write_csv(summaries, settings.folder / "comparison.csv")
