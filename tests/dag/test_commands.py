@@ -42,7 +42,8 @@ def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.
 def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own videos."""
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
-    (tmp_path / "questions.csv").write_text("video\n")
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "questions.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")
     local = {"folder": str(tmp_path), "questions": str(tmp_path / "questions.csv"), "validation_share": 0.2}
     (tmp_path / "mine.yaml").write_text(
         json.dumps({"dataset": "local", "benchmarks": ["local_validation"], "local": local})

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.dag.conftest import Workflow, copy_workflow
 
@@ -89,13 +90,45 @@ def test_a_grid_of_ablations_at_paper_scale(fresh: Workflow) -> None:
 def test_local_videos(fresh: Workflow, tmp_path: Path) -> None:
     """The user's own videos go through the same rules; needle stays available as a benchmark."""
     (tmp_path / "videos").mkdir()
-    (tmp_path / "questions.jsonl").write_text(json.dumps({"video": "a.mp4"}))
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"x")
+    question = {"video": "a.mp4", "question": "Why?", "options": ["this", "that"], "answer": "A"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question))
     local = {"folder": str(tmp_path / "videos"), "questions": str(tmp_path / "questions.jsonl")}
     overlay = {"dataset": "local", "benchmarks": ["local_validation", "needle"], "local": local}
     plan = fresh.plan(overlay=overlay)
     assert plan.counts["import_local"] == 2
     assert plan.counts["make_needle"] == 1
     assert plan.counts["train_selector"] == 2
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question | {"options": []}))
+    done = fresh.run("-n", "--configfile", "overlay.yaml")
+    assert done.returncode == 1 and "questions.jsonl row 1: answer: 'A', but there are no options" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("target", "overlay", "said"),
+    [
+        (
+            "results/comparison.csv",
+            {
+                "ablations": {"few": {"hypothesis": "h", "overlay": {"needle": {"videos": {"test": 20}}}}},
+                "compare": {"ablations": ["few"], "seeds": [0]},
+            },
+            "compare.ablations: 'few' has other questions of 'needle' than the main run",
+        ),
+        (
+            "results/cycle1/eval.json",
+            {"dataset": "viarl_data", "selector": {"start": {"labels": "oracle"}}},
+            "selector.start.labels = 'oracle': dataset = 'viarl_data' says no evidence",
+        ),
+    ],
+    ids=["comparison of other questions", "labels without evidence"],
+)
+def test_what_cannot_work_ends_the_plan(fresh: Workflow, target: str, overlay: dict, said: str) -> None:
+    """Before the jobs that come before it."""
+    (fresh.root / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+    done = fresh.run("-n", target, "--configfile", "overlay.yaml")
+    assert done.returncode == 1 and said in done.output and "Traceback" not in done.output
 
 
 def test_data_sets_from_a_hub(fresh: Workflow) -> None:
@@ -153,11 +186,12 @@ def test_a_stage_that_fails_fails_its_job(tmp_path: Path) -> None:
     """By its exit status, though `tee` comes after it: its own words are what is said, not that a file is missing."""
     workflow = copy_workflow(tmp_path)
     (tmp_path / "videos").mkdir()
-    (tmp_path / "questions.csv").write_text("video,question\nabsent.mp4,Why?\n")
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "questions.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")
     local = f"local={{folder: {tmp_path / 'videos'}, questions: {tmp_path / 'questions.csv'}}}"
-    done = workflow.run("results/data/sets/local/items.jsonl", "--no-hooks", "--config", local)
+    done = workflow.run("results/data/sets/local_train/items.jsonl", "--no-hooks", "--config", local)
     assert done.returncode == 1
-    assert "absent.mp4" in (tmp_path / "results/logs/import_local/local.log").read_text()
+    assert "cannot be split" in (tmp_path / "results/logs/import_local/local_train.log").read_text()
     assert "non-zero exit code" in done.output and "MissingOutput" not in done.output
 
 

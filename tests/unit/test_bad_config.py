@@ -121,6 +121,29 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         local() | {"benchmarks": ["local"]},
         r"benchmarks = \['local'\]: 'local' holds the videos that dataset = 'local' trains on; name 'local_validation'",
     ),
+    "validation share of videos that are not trained on": (
+        {"benchmarks": ["local_validation"]},
+        r"benchmarks = \['local_validation'\]: 'local_validation' is the share of your videos that dataset",
+    ),
+    "folder that nothing uses yet": ({"local": {"folder": "absent"}}, "local.folder = 'absent': not found; give the"),
+    "too few tokens for the list": (
+        {"frames": {"selected": 8}},
+        "selector.max_new_tokens = 32: too few for the stand-in to name frames.selected = 8 frames; raise it to 38",
+    ),
+    "more questions than things to ask about": (
+        {"needle": {"questions_per_video": 5}},
+        "needle.questions_per_video = 5: out of range; it must be at most 4",
+    ),
+    "CLIP's name": (
+        {"clip": {"model": "ViT-L-41", "pretrained": "openai"}},
+        "clip.model = 'ViT-L-41': unknown to open_clip; did you mean 'ViT-L-1",
+    ),
+    "tracking server without http": (
+        {"tracking": {"uri": "localhost:5000"}},
+        "tracking.uri = 'localhost:5000': names no kind of store; write http://host:port",
+    ),
+    "variable in a path": (pathvar(results="$SCRATCH/viarl"), "pathvars.results = .*: variables are not expanded"),
+    "a path in two spellings": (pathvar(results="./results/"), "pathvars.results = .*: write it as results, as"),
     "unknown launcher configuration": (
         {"launcher": {"config": "fsdp"}},
         "launcher.config = 'fsdp': no such file; did you mean 'fsdp2'?",
@@ -304,6 +327,7 @@ def test_folders_that_are_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 CONFIG_FILES: dict[str, tuple[bytes, str]] = {
+    "a target": (b'{"schema_version": 1, "cycle": 2}', "a result, no configuration; put -- between --configfile"),
     "a key twice": (b"seed: 1\ncycles: 3\nseed: 2\n", "line 3: seed stands in line 1 already; remove one of them"),
     "an inner key twice": (b"frames:\n  shards: 1\n  shards: 2\n", "line 3: frames.shards stands in line 2 already"),
     "twice in one line": (b"frames: {shards: 1, shards: 2}\n", "line 1: frames.shards stands in line 1 already"),
@@ -407,7 +431,7 @@ def test_snakemake_ends_before_any_job(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.dag
-def test_a_rule_refuses_bad_questions_and_leaves_nothing(tmp_path: Path) -> None:
+def test_bad_questions_end_the_plan(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "v.mp4").write_bytes(b"x")
     (tmp_path / "questions.csv").write_text("video,question,options,answer\nv.mp4,Q,a|b,E\n../v.mp4,Q,a|b,A\n")
@@ -418,6 +442,6 @@ def test_a_rule_refuses_bad_questions_and_leaves_nothing(tmp_path: Path) -> None
     )
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in said
-    assert re.search(r"^error: questions\.csv row 2: answer: 'E' is neither one of AB", said, re.MULTILINE), said
+    assert re.search(r"^questions\.csv row 2: answer: 'E' is neither one of AB", said, re.MULTILINE), said
     assert re.search(r"^questions\.csv row 3: video: '../v\.mp4' leads out of local\.folder", said, re.MULTILINE), said
     assert not list(tmp_path.glob("results/data/**/*.jsonl*"))

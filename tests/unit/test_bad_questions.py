@@ -50,6 +50,7 @@ CSV: dict[str, tuple[str, str]] = {
     "eleven options": ("v1.mp4,Q,a|b|c|d|e|f|g|h|i|j|k,A", "options: 11 given"),
     "empty option": ("v1.mp4,Q,a||b,A", "options: .* holds an empty option; remove it"),
     "option twice": ("v1.mp4,Q,a|b|A,B", "options: .* holds an option twice; make them different"),
+    "options with their letters": ("v1.mp4,Q,A) a|B) b,B", "options: .* begin with letters, which are put before"),
     "no options": ("v1.mp4,Q,,A", "answer: 'A', but there are no options; add them"),
     "no answer": ("v1.mp4,Q,a|b,", "answer: empty, but training needs options and answer"),
     "neither": ("v1.mp4,Q,,", "options: empty, but training needs options and answer"),

@@ -107,3 +107,12 @@ def test_a_comparison_of_what_is_not_there() -> None:
     known["compare"]["ablations"] = ["shrot"]
     with pytest.raises(ValueError, match=r"compare\.ablations: 'shrot' is no ablation; did you mean 'short'\?"):
         check_runs(known)
+
+
+def test_a_comparison_on_other_benchmarks() -> None:
+    known = config(other={"benchmarks": ["needle"]})
+    known["compare"]["ablations"] = []
+    check_runs(known)
+    known["compare"]["ablations"] = ["other"]
+    with pytest.raises(ValueError, match=r"compare\.ablations: 'other' has benchmarks of its own"):
+        check_runs(known)

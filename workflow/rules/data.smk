@@ -33,7 +33,7 @@ rule make_needle:
 rule import_local:
     """List the user's own videos and questions as a set."""
     input:
-        questions=own("questions"),
+        questions=own_questions,
     output:
         questions="<data>/{run}sets/{set}/items.jsonl",
         videos="<data>/{run}sets/{set}/videos.jsonl",

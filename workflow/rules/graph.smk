@@ -6,9 +6,9 @@ kinds of file it takes, and each is taken from the simplest run that has the sam
 
 import json
 import re
-from functools import partial
+from functools import cache, partial
 
-from viarl.datasets.local import local_videos
+from viarl.datasets.local import local_videos, read_questions
 from viarl.hub.sets import SETS
 from viarl.model_files import pinned
 from viarl.runs import Graph, compared_runs, split_run
@@ -122,8 +122,12 @@ def needs(stage, **files):
 
 def label_sources(config, w):
     """What labels are made of besides questions and frames: CLIP's need similarities."""
-    by_clip = config["selector"]["start"]["labels"] == "clip_topk"
-    return of("similarities", set=training_set)(config, w) if by_clip else []
+    labels, dataset = config["selector"]["start"]["labels"], config["dataset"]
+    if labels == "oracle" and dataset not in ("needle", "local"):
+        sys.exit(
+            f"config: selector.start.labels = 'oracle': dataset = {dataset!r} says no evidence; use clip_topk or none"
+        )
+    return of("similarities", set=training_set)(config, w) if labels == "clip_topk" else []
 
 
 def made_if(made, otherwise):
@@ -197,6 +201,19 @@ def own(key):
     return lambda w: config["local"][key] or sys.exit(f"config: local.{key} = None: {w.set} needs it; give the path")
 
 
+def own_questions(w):
+    """The user's own questions; ends the plan where they cannot be used, before any job."""
+    questions, folder = own("questions")(w), own("folder")(w)
+    try:
+        read_once(Path(folder), Path(questions), w.set != "local")
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    return questions
+
+
+read_once = cache(read_questions)
+
+
 def own_videos(w):
     """The user's own video files of a shard, so that an edited one makes its shard stale."""
     if not w.set.startswith("local"):
@@ -216,6 +233,13 @@ def compared_cycle(run):
 
 def compared_rows(w):
     """The tables of all compared runs: of each run, of each benchmark, those of its cycles."""
+    for run in compared_runs(config):
+        for name in config["benchmarks"]:
+            if GRAPH.identity(run, "questions", {"set": name}) != GRAPH.identity("", "questions", {"set": name}):
+                sys.exit(
+                    f"config: compare.ablations: {split_run(run)[0]!r} has other questions of {name!r} than the main run, "
+                    "and only runs on the same ones can be compared; take it out"
+                )
     return [
         GRAPH.path(run, "rows", {"c": str(c), "set": name})
         for run in compared_runs(config)

@@ -10,10 +10,10 @@ value and the remedy; all that is wrong is reported at once.
 import functools
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from viarl.config_data import data_problems, hub_problems, path_problems
 from viarl.config_launcher import launcher_problems
 from viarl.config_models import STAND_IN, model_problems
 from viarl.faults import listed, nearest, shown
@@ -94,7 +95,10 @@ def check_files(paths: Iterable[Path]) -> None:
             content = path.read_text(encoding="utf-8")
             tree = yaml.compose(content.replace("\t", " ") if _is_json(content) else content, yaml.SafeLoader)
         except OSError as error:
-            problems.append(f"{path}: cannot be read ({error.strerror}); correct the name or the permissions")
+            problems.append(
+                f"{path}: cannot be read ({error.strerror}); correct the name or the permissions, or run this in the "
+                "folder that holds it"
+            )
         except UnicodeDecodeError as error:
             problems.append(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8")
         except yaml.MarkedYAMLError as error:
@@ -104,7 +108,9 @@ def check_files(paths: Iterable[Path]) -> None:
         except yaml.YAMLError as error:
             problems.append(f"{path}: not YAML ({str(error).splitlines()[0]}); correct it")
         else:
-            if isinstance(tree, yaml.MappingNode):
+            if isinstance(tree, yaml.MappingNode) and any(key.value == "schema_version" for key, _ in tree.value):
+                problems.append(f"{path}: a result, no configuration; put -- between --configfile … and the targets")
+            elif isinstance(tree, yaml.MappingNode):
                 problems.extend(f"{path} {line}" for line in _twice(tree))
             else:
                 problems.append(f"{path}: holds no keys; write `key: value` lines, as config.yaml does")
@@ -282,6 +288,12 @@ def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
+    if clip["model"] != STAND_IN and ":" not in clip["model"]:  # else hf-hub:owner/name
+        package = find_spec("open_clip")  # without its import, which takes seconds
+        places = package.submodule_search_locations if package else None
+        known = [path.stem for place in places or () for path in Path(place).glob("model_configs/*.json")]
+        if known and clip["model"] not in known:
+            yield f"clip.model = {shown(clip['model'])}: unknown to open_clip; {nearest(clip['model'], known)}"
     if clip["model"] == STAND_IN and clip["pretrained"] is not None:
         yield f"clip.pretrained = {shown(clip['pretrained'])}: the stand-in has no such weights; set it to null"
     if clip["model"] != STAND_IN and clip["pretrained"] is None:
@@ -298,67 +310,24 @@ def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
             yield f"evaluation.selectors = {selectors!r}: {name!r} is missing, with which others are compared; add it"
 
 
-def _paths(pathvars: Mapping[str, str]) -> Iterator[str]:
-    """Folders that are written to: relative ones stay below the working directory, absolute ones may be anywhere."""
-    may_hold = {"results": (), "data": ("results",)}
-    for name, path in pathvars.items():
-        where = f"pathvars.{name} = {shown(path)}"
-        used = re.findall(r"<(.*?)>", path)
-        plain = path.replace("<", "").replace(">", "")
-        if not path.strip():
-            yield f"{where}: blank; write a folder"
-        elif path.startswith("~"):
-            yield f"{where}: ~ is not expanded; write the folder in full"
-        elif ".." in Path(path).parts:
-            yield f"{where}: leads out of the working directory by ..; write the folder in full, from / on"
-        elif unknown := [entry for entry in used if entry not in may_hold[name]]:
-            allowed = " or ".join(f"<{entry}>" for entry in may_hold[name]) or "nothing in angle brackets"
-            yield f"{where}: <{unknown[0]}> cannot be put in here; use {allowed}"
-        elif set(plain) & set("{}*?[]") or path.count("<") != len(used) or path.count(">") != len(used):
-            yield f"{where}: {{}} [] <> * ? have a meaning of their own in paths; write the folder without"
-        elif not used:
-            yield from _writable(where, Path(path))
-
-
-def _writable(where: str, folder: Path) -> Iterator[str]:
-    """Find out whether a folder can be made or written to, without making it."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
-    if not there.is_dir():
-        yield f"{where}: {there} is a file; name a folder"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield f"{where}: nothing may be written to {there}; change its permissions, or name another folder"
-
-
-def _data(dataset: str, benchmarks: list[str], local: Mapping[str, Any]) -> Iterator[str]:
-    sets = [dataset, *benchmarks]
-    if not any(name.startswith("local") for name in sets):
-        return
-    if dataset == "local" and "local" in benchmarks:
+def _tracking(tracking: Mapping[str, Any]) -> Iterator[str]:
+    if (uri := tracking["uri"]) is not None and not re.match(r"[a-z][\w+.-]*://", uri):
         yield (
-            f"benchmarks = {benchmarks!r}: 'local' holds the videos that dataset = 'local' trains on; name "
-            "'local_validation', the share of them that is held out"
+            f"tracking.uri = {shown(uri)}: names no kind of store; write http://host:port of a server, or null for "
+            "SQLite below the results root"
         )
-    user = "dataset" if dataset == "local" else "benchmarks"
-    for key, what, exists in (
-        ("folder", "folder of your videos", os.path.isdir),
-        ("questions", "file of your questions", os.path.isfile),
-    ):
-        path = local[key]
-        if path is None:
-            yield f"local.{key} = None: {user} names 'local'; give the {what}"
-        elif path.startswith("~"):
-            yield f"local.{key} = {shown(path)}: ~ is not expanded; write it in full"
-        elif not exists(path):
-            yield f"local.{key} = {shown(path)}: not found; give the {what}, a path that counts from {Path.cwd()}"
-    if dataset == "local" and local["validation_share"] == 0 and "local_validation" in sets:
-        yield "local.validation_share = 0: benchmarks names 'local_validation', which would be empty; raise it"
 
 
-def _hub(benchmarks: list[str], hub: Mapping[str, Any]) -> Iterator[str]:
-    if hub["validation_share"] == 0:
-        for name in ("llava_video_validation", "viarl_data_validation"):
-            if name in benchmarks:
-                yield f"hub.validation_share = 0: benchmarks names {name!r}, which would be empty; raise it"
+def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterator[str]:
+    """The stand-in's tokenizer writes a thought of 13 tokens, three tokens a number, and the end."""
+    needed = 14 + 3 * frames["selected"]
+    named = frames["selected"] <= frames["candidates"]  # else that is what is wrong
+    if named and selector["model"] == STAND_IN and needed > selector["max_new_tokens"]:
+        yield (
+            f"selector.max_new_tokens = {selector['max_new_tokens']}: too few for the stand-in to name "
+            f"frames.selected = {frames['selected']} frames; raise it to {needed} or more, and with it the end of "
+            "selector.length_range"
+        )
 
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
@@ -369,9 +338,11 @@ _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _endpoint: ("answerer", "cycles"),
     _clip: ("clip",),
     _evaluation: ("evaluation",),
-    _paths: ("pathvars",),
-    _data: ("dataset", "benchmarks", "local"),
-    _hub: ("benchmarks", "hub"),
+    path_problems: ("pathvars",),
+    data_problems: ("dataset", "benchmarks", "local"),
+    hub_problems: ("benchmarks", "hub"),
+    _tracking: ("tracking",),
+    _stand_in: ("frames", "selector"),
 }
 
 

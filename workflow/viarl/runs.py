@@ -105,6 +105,11 @@ def check_runs(config: Config) -> None:
     for name in config["compare"]["ablations"]:
         if name not in config["ablations"]:
             problems.append(f"config: compare.ablations: {name!r} is no ablation; {nearest(name, config['ablations'])}")
+        elif "benchmarks" in config["ablations"][name]["overlay"]:
+            problems.append(
+                f"config: compare.ablations: {name!r} has benchmarks of its own, and runs are compared on those of the "
+                f"main run; take {name!r} out, or its benchmarks"
+            )
     if problems:
         raise ValueError("\n".join(problems))
 

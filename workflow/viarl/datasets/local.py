@@ -47,7 +47,24 @@ class _Row:
 
 
 def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], list[Video]]:
-    """Read the questions on the videos of a folder; the videos are those that are asked about.
+    """Read the questions on the videos of a folder, as `read_questions`; the videos are those that are asked about."""
+    items, files = read_questions(folder, questions, labelled)
+    faults = []
+    videos = []
+    progress = Progress("videos", len(files))
+    for video, path in files.items():
+        try:
+            videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
+        except OSError as error:
+            faults.append(f"{path}: cannot be read ({error.strerror}); copy it again or remove its questions")
+        progress.advance()
+    if faults:
+        raise ValueError(listed(faults))
+    return items, videos
+
+
+def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], dict[str, Path]]:
+    """Return the questions on the videos of a folder, and the files of these videos by video id.
 
     Args:
         folder: of the video files; no path may leave it.
@@ -88,17 +105,7 @@ def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[lis
         faults.append(f"{questions}: holds no questions; add one a row")
     if faults:
         raise ValueError(listed(faults))
-    videos = []
-    progress = Progress("videos", len(files))
-    for video, path in files.items():
-        try:
-            videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
-        except OSError as error:
-            faults.append(f"{path}: cannot be read ({error.strerror}); copy it again or remove its questions")
-        progress.advance()
-    if faults:
-        raise ValueError(listed(faults))
-    return list(items.values()), videos
+    return list(items.values()), files
 
 
 def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
@@ -293,6 +300,8 @@ def _options(fields: dict[str, Any]) -> tuple[str, ...]:
         raise _Fault(f"options: {len(options)} given; give 2 to {len(LETTERS)}, in CSV separated by |")
     if len({option.casefold() for option in options}) < len(options):
         raise _Fault(f"options: {shown(value)} holds an option twice; make them different")
+    if all(re.match(rf"\(?{letter}[).:]", option) for letter, option in zip(LETTERS, options, strict=False)):
+        raise _Fault(f"options: {shown(value)} begin with letters, which are put before them anyway; remove them")
     return tuple(options)
 
 
