@@ -82,7 +82,26 @@ def test_offline_report(smoke: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     snakemake("--report", str(page))
     text = page.read_text()
-    for name in ("accuracy.png", "rewards.png", "comparison.csv"):
+    for name in ("accuracy.png", "failures.png", "rewards.png", "comparison.csv"):
+        assert name in text
+
+
+def test_comparison_of_an_ablation_that_trains_nothing(smoke: Path, tmp_path: Path) -> None:
+    """It is made of what is there, has its figures in MLflow, and is in the report beside the main run's pictures."""
+    from mlflow import MlflowClient
+
+    compare = ["--config", "compare={ablations: [cycles_1], seeds: [0]}"]
+    assert "train_selector" not in snakemake("results/smoke/comparison.csv", *compare)
+    client = MlflowClient(f"sqlite:///{smoke / 'mlflow.db'}")
+    (experiment,) = [one.experiment_id for one in client.search_experiments() if one.name.startswith("viarl")]
+    (parent,) = client.search_runs([experiment], "tags.`viarl.parent_of` = 'ablations/cycles_1/'")
+    summary = json.loads((smoke / "ablations/cycles_1/cycle1/eval.json").read_text())
+    accuracy = summary["benchmarks"]["needle"]["selectors"]["learned"]["accuracy"]
+    assert parent.data.metrics["learned/needle"] == accuracy["value"]
+    page = tmp_path / "report.html"
+    snakemake("all", "results/smoke/comparison.csv", "--report", str(page), *compare)
+    text = page.read_text()
+    for name in ("accuracy.png", "comparison/ablations.png", "comparison/saturation.png"):
         assert name in text
 
 
