@@ -56,6 +56,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         "frames.selected = 2.5: wrong type; write a whole nu",
     ),
     "a point in a whole number": ({"seed": 2.0}, "seed = 2.0: wrong type; write a whole number without a point"),
+    "true for a number or a word": ({"cycles": True}, "cycles = True: wrong type; write a whole number or auto"),
     "true for a whole number": ({"seed": True}, "seed = True: wrong type; write a whole number"),
     "number for true": ({"filter": {"drop_never_right": 1}}, "drop_never_right = 1: wrong type; write true or false"),
     "null for a number": ({"reward": {"answer": None}}, "reward.answer = None: wrong type; write a number"),

@@ -185,7 +185,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{name} is missing: give it a value, as config.yaml does"
     elif error.validator == "type":
         kinds = [rule] if isinstance(rule, str) else rule
-        remedy = f"write {' or '.join(_TYPES[kind] for kind in kinds)}"
+        word = re.fullmatch(r"\^(\w+)\$", str(error.schema.get("pattern")))  # the one text that is let through
+        types = _TYPES | ({"string": word[1]} if word else {})
+        remedy = f"write {' or '.join(types[kind] for kind in kinds)}"
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
             remedy += f" ({float(value)!r}: YAML reads a power of ten as text unless it has a point, as in 4.0e-7)"
         elif isinstance(value, float):
