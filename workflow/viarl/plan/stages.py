@@ -84,8 +84,9 @@ class Plan:
         self.served = config["answerer"].get("backend") == "endpoint"
         launcher = config.get("launcher") or {}
         self.processes = int(launcher.get("processes") or 1)
-        sharded = any(name in str(launcher.get("config")).lower() for name in ("fsdp", "zero", "deepspeed"))
-        self.shards = self.processes if sharded else 1
+        config_file = str(launcher.get("config")).lower()
+        self.fsdp = "fsdp" in config_file
+        self.shards = self.processes if self.fsdp or "zero" in config_file or "deepspeed" in config_file else 1
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
         self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
@@ -225,6 +226,17 @@ class Plan:
 
     # --- the models are trained
 
+    def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
+        """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
+
+        Trainer runs all but the last under Accelerate's no_sync, and FSDP2 reduces no gradient there
+        (set_requires_gradient_sync); ZeRO-3 does after each.
+        """
+        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        if self.fsdp and accumulating:
+            memory["gradients"] *= self.shards
+        return memory
+
     def train_selector(self) -> Estimate:
         """Reinforcement: rollout, the answerer's verdict, then forward (reference, old) and backward passes."""
         asked, shape, gpu = self.config["selector"], self.selector, self.gpu
@@ -240,7 +252,7 @@ class Plan:
         rolled = training["groups_per_rollout"] or groups
         b, row = size_of(dtype), prompt + size * new
 
-        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        memory = self._static(shape, dtype, rank, vision, together < groups)
         if training["beta"] and not rank:
             memory["reference"] = b * (shape.weights if vision else shape.text) / self.shards
         how = {"dtype": dtype, "checkpointing": training["gradient_checkpointing"]}
@@ -249,7 +261,8 @@ class Plan:
         if vision:
             backward += tower_activations(shape, together * self.patches, **how)
         logits = together * (size * new + 1) * shape.vocabulary
-        backward += 2 * b * logits + 12 * min(logits, CHUNK)
+        wide = b if self.shards > 1 else 4  # Accelerate's autocast returns float32; sharded models cast by themselves
+        backward += 2 * wide * logits + 12 * min(logits, CHUNK)
         answered = self._answerer_memory(self.config["answerer"]["batch_size"])
         memory["answerer"] = answered.pop("weights", 0.0)
         moments = {
@@ -300,7 +313,7 @@ class Plan:
         together = tuning["micro_batch_size"] or share
         tokens = prompt + min(section["max_new_tokens"], 64)
         how = {"dtype": dtype, "checkpointing": tuning["gradient_checkpointing"]}
-        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        memory = self._static(shape, dtype, rank, vision, together < share)
         memory["activations"] = training_activations(shape, together * tokens, 0.0, **how)
         # logits, their float32 copy, its softmax and their gradient: TRL's loss keeps those of the whole sequence
         memory["logits"] = together * tokens * shape.vocabulary * (12.0 + size_of(dtype))

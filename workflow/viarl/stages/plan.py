@@ -16,11 +16,13 @@ from viarl.stages.command import run
 
 FORMULAS = """\
 Memory of a training: weights + gradients + AdamW's moments (4 + 4 + 8 bytes a trained weight; LoRA: adapters), the
-  copies in bfloat16 (2) and the reference, over the processes that share them (FSDP, ZeRO-3); the answerer; and the
-  fullest of activations and logits | rollout | answers | vision pass.
+  copies in bfloat16 (2) and the reference, over the processes that share them (FSDP, ZeRO-3; FSDP's gradients of
+  several micro-batches are whole); the answerer; and the fullest of activations and logits | rollout | answers |
+  vision pass.
 Activations: layers x (tokens x (20 hidden + 2 (3 queries + 2 keys + 4 mlp)) bytes + what the shared prefix keeps);
   tokens = prompt + G x max_new_tokens; with gradient checkpointing layers x tokens x 4 hidden, and one layer's.
-  Logits: 4 bytes a completion token and vocabulary entry. Keys and values: 2 x layers x keys x rows x tokens x 2 bytes.
+  Logits: 4 bytes (8 without shards) a completion token and vocabulary entry.
+  Keys and values: 2 x layers x keys x rows x tokens x 2 bytes.
 Time: 2 x weights x tokens a forward pass (3 with the backward pass, 4 with checkpointing) + 4 x layers x hidden x pairs
   that attend, over tflops x utilisation; a token of decoding reads weights and cache, over bandwidth x utilisation.
 Disk: a cached video = N x (3 bytes a selector pixel + about 0.18 an answerer pixel); vision features = tokens x hidden;
