@@ -99,6 +99,9 @@ def test_what_the_plan_prints_replaces_the_section_of_the_slurm_profile(finished
     assert (asked["gres"], asked["nodes"], asked["slurm_extra"]) == ("gpu:1", "1", "--signal=TERM@300")
     for name in ("mem_mb", "runtime"):
         assert asked[name] == replaced["train_selector"][name].removesuffix(" * attempt")
+    profile.write_text(profile.read_text().replace("executor:", "".join(["\n", section, "executor:"])))
+    done = finished.run("-n")
+    assert done.returncode and "set-resources stands in line" in done.output and "slurm/config.yaml" in done.output
 
 
 def test_a_revision_reaches_every_stage_that_loads_the_model(fresh: Workflow) -> None:
