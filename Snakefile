@@ -18,7 +18,8 @@ from viarl.config import check_files, typed
 from viarl.runs import RUN, check_runs
 
 try:
-    check_files([Path("config.yaml"), *workflow.config_settings.configfiles])
+    profiles = [path for path in (Path("slurm/config.yaml"), *Path("profiles").glob("*/config.yaml")) if path.is_file()]
+    check_files([Path("config.yaml"), *profiles, *workflow.config_settings.configfiles])
 except ValueError as error:
     sys.exit(str(error))  # its lines say all there is to say
 

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.dag.conftest import Workflow
 from viarl.stages.command import RUNTIME_VARIABLE, parse
@@ -78,7 +79,30 @@ def test_plan_at_every_scale(fresh: Workflow) -> None:
         done = fresh.run("plan", "--configfile", "presets/paper.yaml", *presets, *pinned)
         assert done.returncode == 0, done.output
         assert "selector: Qwen/Qwen2.5-VL-3B-Instruct@v1, 3,085,938,688 weights" in done.output
-        assert f"prompts: {tokens} of the selector" in done.output and "\n  cache_frames:\n    mem_mb: " in done.output
+        assert f"prompts: {tokens} of the selector" in done.output
+        assert "of the published size, or of hub.limit: viarl_data_train, videomme, mlvu, lvbench\n" in done.output
+
+
+def test_what_the_plan_prints_replaces_the_section_of_the_slurm_profile(finished: Workflow, tmp_path: Path) -> None:
+    """Nothing of the profile is lost, and memory and time are the plan's."""
+    printed = finished.run("plan", "--configfile", "presets/paper.yaml").output.splitlines()
+    start = printed.index("set-resources:")
+    end = next(number for number in range(start + 1, len(printed)) if not printed[number].startswith("  "))
+    profile = finished.root / "slurm" / "config.yaml"
+    before, section, after = re.split(r"(set-resources:\n(?:  .*\n)+)", profile.read_text())
+    profile.write_text("\n".join([before, *printed[start:end], after]))
+    given, replaced = (yaml.safe_load(text)["set-resources"] for text in (before + section, profile.read_text()))
+    assert all(entry.items() <= replaced[rule].items() for rule, entry in given.items())
+    done = finished.run("-n", "--forceall", "--profile", "slurm", "results/cycle1/eval.json")
+    assert done.returncode == 0, done.output
+    (training,) = re.findall(r"rule train_selector:\n(?:    .*\n)*?    resources: (.*)", done.output)
+    asked = dict(one.split("=", 1) for one in training.split(", "))
+    assert (asked["gres"], asked["nodes"], asked["slurm_extra"]) == ("gpu:1", "1", "--signal=TERM@300")
+    for name in ("mem_mb", "runtime"):
+        assert asked[name] == replaced["train_selector"][name].removesuffix(" * attempt")
+    profile.write_text(profile.read_text().replace("executor:", "".join(["\n", section, "executor:"])))
+    done = finished.run("-n")
+    assert done.returncode and "set-resources stands in line" in done.output and "slurm/config.yaml" in done.output
 
 
 def test_a_revision_reaches_every_stage_that_loads_the_model(fresh: Workflow) -> None:

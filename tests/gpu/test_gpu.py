@@ -17,6 +17,7 @@ import yaml
 
 from tests.gpu import steps
 from viarl.plan.shapes import PUBLISHED
+from viarl.plan.sizes import Sizes
 from viarl.plan.stages import TEXT_TOKENS, Plan
 from viarl.prompts import selector_messages
 from viarl.rl import attention
@@ -101,7 +102,8 @@ def test_steps_of_3b_need_what_is_planned(stage: str, lora: bool, tmp_path: Path
         },
         "answerer": {"batch_size": 1, "lora": {"enabled": lora}, "tuning": {"batch_size": 2}},
     }
-    plan = Plan(overlaid(config, overlay), shape, shape, {"local_train": (1, 1), "needle": (1, 1)}, "local_train")
+    sizes = Sizes({"local_train": (1, 1), "needle": (1, 1)})
+    plan = Plan(overlaid(config, overlay), shape, shape, sizes, "local_train")
     assert TEXT_TOKENS["paper"] < plan.prompt
     planned = sum(size for part, size in getattr(plan, stage)().gpu.items() if part != "answerer") / 1e9
     print(json.dumps({"stage": stage, "lora": lora, **measured, "planned_gb": planned}))

@@ -271,10 +271,12 @@ def planned(w):
     for role in ("selector", "answerer"):
         made = maker(config, "base_model", {"role": role})
         models[role] = placed(f"<data>/stand_ins/{role}") if made else pinned(config[role])
-    for name in [training_set(config), *config["benchmarks"]]:
+    own = ["local"] if config["local"]["folder"] and config["local"]["questions"] else []
+    for name in [training_set(config), *config["benchmarks"], *own]:
         videos = config["needle"]["videos"].get(SPLITS.get(name))
         sets[name] = (
             [videos, videos * config["needle"]["questions_per_video"]] if videos else placed(f"<data>/sets/{name}")
         )
     known = without(config, ["ablations", "compare", "pathvars", "tracking"])
-    return json.dumps({"configuration": known, "models": models, "sets": sets, "training_set": training_set(config)})
+    told = {"configuration": known, "models": models, "sets": sets, "training_set": training_set(config)}
+    return json.dumps(told | {"profile": os.path.join(workflow.basedir, "slurm", "config.yaml")})

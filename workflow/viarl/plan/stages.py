@@ -2,11 +2,11 @@
 
 Sums over the formulas of viarl.plan.formulas. Memory is that of one process (one GPU) at its fullest moment, without
 what CUDA and fragmentation take (allow a tenth); it was 0.7 to 1 of peaks measured on a CPU (tests/unit/test_plan.py).
-Time is that of one job, every completion counted at its longest; it holds as well as `plan.utilisation` does.
+Time is that of the longest job, every completion counted at its longest; it holds as well as `plan.utilisation` does.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from viarl.plan.formulas import (
     vision_pass,
 )
 from viarl.plan.shapes import Shape
+from viarl.plan.sizes import Sizes
 
 GB = 1e9
 TEXT_TOKENS = {"paper": 260, "short": 40}  # of a prompt, beside its video
@@ -39,7 +40,10 @@ DECODE_S = {"needle": 0.05}  # CPU seconds to decode a video and keep 128 frames
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a stage's jobs: `gpu` bytes by part, of one process; `seconds` and `host` bytes of a job; `disk` of all."""
+    """Of a stage's jobs: `gpu` bytes by part, of one process; `seconds` and `host` bytes of a job; `disk` of all.
+
+    No `jobs`: they are made on request. `counted`: the sizes of the sets that `seconds` depends on are known.
+    """
 
     stage: str
     jobs: int
@@ -48,6 +52,7 @@ class Estimate:
     disk: float = 0.0
     host: float = 2 * GB
     processes: int = 1
+    counted: bool = True
 
     @property
     def gpu_bytes(self) -> float:
@@ -61,7 +66,7 @@ class Plan:
     Args:
         config: the configuration.
         selector, answerer: shapes of the models.
-        sets: (videos, questions) of each data set.
+        sizes: of each data set; of "local" too where answers on the user's own videos may be asked for.
         training_set: the name of the one that is trained on.
     """
 
@@ -70,16 +75,18 @@ class Plan:
         config: Mapping[str, Any],
         selector: Shape,
         answerer: Shape,
-        sets: Mapping[str, tuple[int, int]],
+        sizes: Sizes,
         training_set: str,
     ) -> None:
         self.config, self.frames, self.gpu = config, config["frames"], Gpu(**config["plan"])
-        self.selector, self.answerer, self.sets, self.training_set = selector, answerer, sets, training_set
+        self.selector, self.answerer, self.training_set = selector, answerer, training_set
+        self.sets, self.unknown = sizes.of, sizes.unknown
         self.served = config["answerer"].get("backend") == "endpoint"
         launcher = config.get("launcher") or {}
         self.processes = int(launcher.get("processes") or 1)
-        sharded = any(name in str(launcher.get("config")).lower() for name in ("fsdp", "zero", "deepspeed"))
-        self.shards = self.processes if sharded else 1
+        config_file = str(launcher.get("config")).lower()
+        self.fsdp = "fsdp" in config_file
+        self.shards = self.processes if self.fsdp or "zero" in config_file or "deepspeed" in config_file else 1
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
         self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
@@ -102,7 +109,7 @@ class Plan:
         found.append(self.select_frames())
         if self.tunings:
             found.append(self.tune_answerer())
-        return [*found, self.evaluate()]
+        return [*found, self.evaluate(), self.answer_questions()]
 
     # --- data
 
@@ -110,23 +117,34 @@ class Plan:
         names = [self.training_set] * bool(self.cycles) + list(self.config["benchmarks"])
         return {name: self.sets[name] for name in dict.fromkeys(names)}
 
-    def _shards(self) -> int:
-        shards = self.frames["shards"]
-        return sum(shards["training" if name == self.training_set else "benchmark"] for name in self._used())
+    def _asked(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return the sets of these names, and the user's own videos, which `results/answers.csv` asks for."""
+        return {name: self.sets[name] for name in dict.fromkeys([*names, *({"local"} & self.sets.keys())])}
+
+    def _shards(self, name: str) -> int:
+        return int(self.frames["shards"]["training" if name == self.training_set else "benchmark"])
+
+    def _shard(self) -> int:
+        """Return the videos of the largest shard."""
+        return max(math.ceil(videos / self._shards(name)) for name, (videos, _) in self._asked(self._used()).items())
+
+    def _counted(self, names: Iterable[str]) -> bool:
+        return not set(names) & set(self.unknown)
 
     def cache_frames(self) -> Estimate:
         """CPU alone: seconds a video as measured on real footage, shared by the shards."""
         videos = sum(count for count, _ in self._used().values())
         each = DECODE_S.get(self.config["dataset"], 12.0) * self.frames["candidates"] / 128
-        jobs = self._shards()
-        return Estimate("cache_frames", jobs, {}, each * videos / jobs, videos * video_bytes(self.frames, self.form))
+        jobs, counted = sum(map(self._shards, self._used())), self._counted(self._asked(self._used()))
+        disk = videos * video_bytes(self.frames, self.form)
+        return Estimate("cache_frames", jobs, {}, each * self._shard(), disk, counted=counted)
 
     def score_frames(self) -> Estimate:
         """CLIP's image tower on every candidate frame: 2 operations a weight and token."""
         weights, tokens = IMAGE_TOWERS.get(self.config["clip"]["model"], (0, 0))
-        videos = sum(count for count, _ in self._used().values())
-        seconds = self.gpu.compute(2.0 * weights * tokens * videos * self.frames["candidates"]) / self._shards()
-        return Estimate("score_frames", self._shards(), {"weights and batch": 8.0 * weights + GB}, seconds)
+        seconds = self.gpu.compute(2.0 * weights * tokens * self._shard() * self.frames["candidates"])
+        jobs, counted = sum(map(self._shards, self._used())), self._counted(self._asked(self._used()))
+        return Estimate("score_frames", jobs, {"weights and batch": 8.0 * weights + GB}, seconds, counted=counted)
 
     # --- the models are asked
 
@@ -157,7 +175,8 @@ class Plan:
         each = {"none": 0, "contrast": 3, "blind": 4, "variance": filter_["draws"]}[filter_["rule"]]
         requests = each * questions + min(200, questions) * (7 + filter_["draws"])
         memory = self._answerer_memory(self.config["answerer"]["batch_size"])
-        return Estimate("filter_guessable", 1, memory, self._answering(requests), host=_host(memory))
+        counted = self._counted([self.training_set])
+        return Estimate("filter_guessable", 1, memory, self._answering(requests), host=_host(memory), counted=counted)
 
     def evaluate(self) -> Estimate:
         """The answerer, one request a question and selector, random selectors several."""
@@ -166,21 +185,26 @@ class Plan:
             evaluation["random_seeds"] if name in ("random", "qframe") else 1 for name in evaluation["selectors"]
         )
         sets = self.config["benchmarks"]
-        questions = sum(self.sets[name][1] for name in sets) / len(sets)
+        seconds = self._answering(draws * max(self.sets[name][1] for name in sets))
         memory = self._answerer_memory(evaluation["batch_size"])
-        jobs = len(sets) * (self.cycles + 1)
-        return Estimate("evaluate", jobs, memory, self._answering(draws * questions), host=_host(memory))
+        jobs, counted = len(sets) * (self.cycles + 1), self._counted(sets)
+        return Estimate("evaluate", jobs, memory, seconds, host=_host(memory), counted=counted)
+
+    def answer_questions(self) -> Estimate:
+        """The answerer, one request a question of the user's own or of a benchmark; on request."""
+        sets = self._asked(self.config["benchmarks"])
+        seconds = self._answering(max(questions for _, questions in sets.values()))
+        memory = self._answerer_memory(self.config["answerer"]["batch_size"])
+        counted = self._counted(sets)
+        return Estimate("answer_questions", 0, memory, seconds, host=_host(memory), counted=counted)
 
     def select_frames(self) -> Estimate:
         """The selector, a greedy and (on benchmarks) a sampled completion a question, each counted at its longest."""
         asked, shape = self.config["selector"], self.selector
         dtype, batch, new = asked["dtype"], asked["batch_size"], asked["max_new_tokens"]
         counts = {name: (self.tunings if name == self.training_set else self.cycles + 1) for name in self._used()}
-        jobs = sum(counts.values())
-        completions = sum(
-            counts[name] * questions * (1 if name == self.training_set else 2)
-            for name, (_, questions) in self._used().items()
-        )
+        sets = self._asked(name for name, count in counts.items() if count)
+        completions = max(questions * (1 if name == self.training_set else 2) for name, (_, questions) in sets.items())
         seconds = self.gpu.compute(completions * forward_flops(shape, self.prompt, self.prompt**2 / 2))
         seconds += completions / batch * decode_seconds(self.gpu, shape, batch, self.prompt, new, dtype)
         memory = {
@@ -188,7 +212,8 @@ class Plan:
             "generation": inference(shape, batch, batch, self.prompt, new, dtype),
             "vision pass": vision_pass(shape, batch * self.patches, dtype),
         }
-        return Estimate("select_frames", jobs, memory, seconds / jobs, self._features(), _host(memory))
+        jobs, counted = sum(counts.values()), self._counted(sets)
+        return Estimate("select_frames", jobs, memory, seconds, self._features(), _host(memory), counted=counted)
 
     def _features(self) -> float:
         """Vision features on disk: in the weights' type, and for a full training's float32 weights once more."""
@@ -200,6 +225,17 @@ class Plan:
         return float(size * self.video_tokens * self.selector.hidden)
 
     # --- the models are trained
+
+    def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
+        """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
+
+        Trainer runs all but the last under Accelerate's no_sync, and FSDP2 reduces no gradient there
+        (set_requires_gradient_sync); ZeRO-3 does after each.
+        """
+        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        if self.fsdp and accumulating:
+            memory["gradients"] *= self.shards
+        return memory
 
     def train_selector(self) -> Estimate:
         """Reinforcement: rollout, the answerer's verdict, then forward (reference, old) and backward passes."""
@@ -216,7 +252,7 @@ class Plan:
         rolled = training["groups_per_rollout"] or groups
         b, row = size_of(dtype), prompt + size * new
 
-        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        memory = self._static(shape, dtype, rank, vision, together < groups)
         if training["beta"] and not rank:
             memory["reference"] = b * (shape.weights if vision else shape.text) / self.shards
         how = {"dtype": dtype, "checkpointing": training["gradient_checkpointing"]}
@@ -225,7 +261,8 @@ class Plan:
         if vision:
             backward += tower_activations(shape, together * self.patches, **how)
         logits = together * (size * new + 1) * shape.vocabulary
-        backward += 2 * b * logits + 12 * min(logits, CHUNK)
+        wide = b if self.shards > 1 else 4  # Accelerate's autocast returns float32; sharded models cast by themselves
+        backward += 2 * wide * logits + 12 * min(logits, CHUNK)
         answered = self._answerer_memory(self.config["answerer"]["batch_size"])
         memory["answerer"] = answered.pop("weights", 0.0)
         moments = {
@@ -248,6 +285,7 @@ class Plan:
         seconds += rollouts * decode_seconds(gpu, shape, rolled * size, prompt, new, dtype)
         seconds += self._answering(groups * size)
         videos = self.sets[self.training_set][0]
+        # the steps decide, whatever the set's size
         total = training["steps"] * seconds + gpu.compute(vision_flops(shape, self.patches * videos))
         disk = checkpoint_bytes(shape, rank, vision, keep=2) + self.cycles * b * shape.weights
         host = _host({"": 4.0 * shape.weights * self.processes}) + 2 * GB
@@ -275,7 +313,7 @@ class Plan:
         together = tuning["micro_batch_size"] or share
         tokens = prompt + min(section["max_new_tokens"], 64)
         how = {"dtype": dtype, "checkpointing": tuning["gradient_checkpointing"]}
-        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        memory = self._static(shape, dtype, rank, vision, together < share)
         memory["activations"] = training_activations(shape, together * tokens, 0.0, **how)
         # logits, their float32 copy, its softmax and their gradient: TRL's loss keeps those of the whole sequence
         memory["logits"] = together * tokens * shape.vocabulary * (12.0 + size_of(dtype))
