@@ -9,7 +9,7 @@ from small_answerer import MemoryCache, item, model_and_processor, small_answere
 
 from viarl.answer.answerer import Answerer, Request
 from viarl.prompts import answerer_messages, extract_letter
-from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, with_features
+from viarl.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, with_features
 
 COUNTS = {"v0": 8, "v1": 5}
 
@@ -35,11 +35,11 @@ def plain(request: Request, temporal_patch: int) -> str:
     completion = generate(
         model,
         with_features(model, [prompt]),
-        eos=processor.tokenizer.eos_token_id,
+        closing=closing_tokens(model, processor),
         max_new_tokens=6,
         suppress=suppressed_tokens(processor),
     )
-    return completion_text(processor, completion[0])
+    return completion_text(processor, completion[0], closing_tokens(model, processor))
 
 
 @pytest.mark.parametrize("temporal_patch", [1, 2])
@@ -66,7 +66,8 @@ def test_frames_as_images_are_asked_as_the_library_would(temporal_patch: int) ->
         completion = model.generate(
             **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=suppressed_tokens(processor)
         )
-        assert reply.text == completion_text(processor, completion[0, inputs["input_ids"].shape[1] :])
+        own_tokens = completion[0, inputs["input_ids"].shape[1] :]
+        assert reply.text == completion_text(processor, own_tokens, closing_tokens(model, processor))
     assert len({reply.text for reply in replies}) > 1
 
 

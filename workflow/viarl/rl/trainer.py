@@ -37,7 +37,7 @@ from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
 from viarl.rl.step_log import StepLog
 from viarl.rl.whole import whole_model
-from viarl.vlm import completion_text
+from viarl.vlm import closing_tokens, completion_text
 
 Recall = Callable[[Item, tuple[int, ...]], float]
 
@@ -128,7 +128,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)
-        self.pad = processor.tokenizer.pad_token_id
+        self.pad, self.closing = processor.tokenizer.pad_token_id, closing_tokens(model, processor)
         self.checked = False
         self.batches: list[Batch] = []
         self.step_log = StepLog(self.accelerator.device, self._sum)
@@ -285,7 +285,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             scored = score_completions(
                 repeated,
                 [self.prompts.count(item) for item in repeated],
-                [completion_text(self.processing_class, completion) for completion in completions],
+                [completion_text(self.processing_class, completion, self.closing) for completion in completions],
                 [len(completion) for completion in completions],
                 self.answers,
                 selected=self.task.selected,
