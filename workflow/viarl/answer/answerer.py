@@ -156,11 +156,16 @@ class Answerer(BaseAnswerer):
             wanted = sorted({index for frames in own for index in frames})
             decoded = dict(zip(wanted, self.cache.answerer_frames(video, wanted), strict=True))
             pixels, grid = self.encoder.pixels([decoded[index] for frames in own for index in frames], self.as_images)
-            if waiting and size + len(pixels) > PATCHES_A_PASS:
-                found |= self._compute(waiting)
-                waiting, size = [], 0
-            waiting.append(([(video, frames) for frames in own], pixels, grid))
-            size += len(pixels)
+            _, height, width = grid.tolist()
+            most = max(1, PATCHES_A_PASS // (height * width))  # a long video may take several passes
+            for start in range(0, len(own), most):
+                part = [(video, frames) for frames in own[start : start + most]]
+                rows = pixels[start * height * width : (start + most) * height * width]
+                if waiting and size + len(rows) > PATCHES_A_PASS:
+                    found |= self._compute(waiting)
+                    waiting, size = [], 0
+                waiting.append((part, rows, torch.tensor([len(part), height, width])))
+                size += len(rows)
         return found | self._compute(waiting)
 
     def _compute(self, waiting: Sequence[tuple[list[Group], torch.Tensor, torch.Tensor]]) -> dict[Group, _Patch]:
