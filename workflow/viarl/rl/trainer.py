@@ -24,7 +24,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
-from viarl.distributed import TIMEOUT_S, any_process, processes
+from viarl.distributed import TIMEOUT_S, any_process, processes, take_one_gpu
 from viarl.faults import Outage
 from viarl.items import Item
 from viarl.rl import attention
@@ -135,7 +135,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
-        return GRPOConfig(
+        config = GRPOConfig(
             output_dir=str(folder),
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
@@ -166,6 +166,8 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             ddp_find_unused_parameters=False,
             ddp_timeout=TIMEOUT_S + int(self.task.patience_s),
         )
+        take_one_gpu(config)
+        return config
 
     # --- reference model -------------------------------------------------------------------------------------------
 

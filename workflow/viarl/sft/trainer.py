@@ -17,7 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
-from viarl.distributed import TIMEOUT_S
+from viarl.distributed import TIMEOUT_S, take_one_gpu
 from viarl.families import tower_output
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
@@ -131,6 +131,7 @@ def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device
     )
     size, accumulation = tuning.micro_batches(config.world_size)
     config.per_device_train_batch_size, config.gradient_accumulation_steps = size, accumulation
+    take_one_gpu(config)
     return config
 
 
