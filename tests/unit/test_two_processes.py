@@ -122,7 +122,8 @@ def test_two_processes_train_what_one_does(make: Make, kind: str, lora: bool) ->
             close = pytest.approx([value for _, value in series], rel=MEASURES, abs=absolute)
             assert [value for _, value in points[name]] == close, name
         assert largest_difference(one, two) <= WEIGHTS[kind] < 0.01 * moved(one)
-        assert (one.folder / "model" / "config.json").read_text() == (two.folder / "model" / "config.json").read_text()
+        for file in ("config.json", "generation_config.json"):
+            assert (one.folder / "model" / file).read_text() == (two.folder / "model" / file).read_text()
         if kind == "selector":
             slots = sorted(path.name for path in one.folder.glob("slot*.json"))
             assert len(slots) == 3 * one.settings.training.prompts_per_step

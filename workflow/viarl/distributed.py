@@ -113,6 +113,7 @@ def _rebuilt(model: Any, state: dict[str, torch.Tensor]) -> Any:
     base = model.get_base_model() if adapters else model
     with torch.device("meta"):
         whole = type(base)(base.config)
+        whole.generation_config = base.generation_config
         if adapters:
             from peft import get_peft_model  # not needed by all who import this module
 
