@@ -159,6 +159,9 @@ def test_gradient_checkpointing_and_bfloat16(settings: Settings, vision: bool, l
     saved = run(tuned(half, train_vision=vision, gradient_checkpointing=True), "c")
     assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
     assert losses(half) == pytest.approx(exact, rel=0.05)
+    assert own.tracking.record is not None
+    merged = [value for _, value in read_record(own.tracking.record).series("merge/lost")]
+    assert len(merged) == lora and all(0 < lost < 0.5 for lost in merged)
     base = load_file(settings.answerer_model / "model.safetensors")
     kept = {name: weight.to(torch.bfloat16) for name, weight in base.items()}
     assert (difference(kept, saved, "visual") > 0) == vision
