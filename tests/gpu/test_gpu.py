@@ -69,7 +69,7 @@ def test_attentions_in_bfloat16_agree_with_float32(saved: Path, kind: str) -> No
     errors = {"plain": float((got - expected).abs().max()), "shared": float((shared - expected).abs().max())}
     print(json.dumps({"attention": kind, **errors}))
     assert max(errors.values()) < 0.1
-    replies = generate(model, [group.prompt for group in groups], eos=0, max_new_tokens=8)
+    replies = generate(model, [group.prompt for group in groups], closing=[0], max_new_tokens=8)
     assert all(1 <= len(reply) <= 8 for reply in replies)
 
 

@@ -1,6 +1,7 @@
 """The answerer: same replies as one plain request at a time, nothing asked or decoded twice."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from small_answerer import MemoryCache, item, model_and_processor, small_answere
 
 from viarl.answer.answerer import Answerer, Request
 from viarl.prompts import answerer_messages, extract_letter
-from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, with_features
+from viarl.vlm import (
+    Encoder,
+    closing_tokens,
+    completion_text,
+    generate,
+    suppressed_tokens,
+    video_features,
+    with_features,
+)
 
 COUNTS = {"v0": 8, "v1": 5}
 
@@ -35,11 +44,11 @@ def plain(request: Request, temporal_patch: int) -> str:
     completion = generate(
         model,
         with_features(model, [prompt]),
-        eos=processor.tokenizer.eos_token_id,
+        closing=closing_tokens(model, processor),
         max_new_tokens=6,
         suppress=suppressed_tokens(processor),
     )
-    return completion_text(processor, completion[0])
+    return completion_text(processor, completion[0], closing_tokens(model, processor))
 
 
 @pytest.mark.parametrize("temporal_patch", [1, 2])
@@ -66,8 +75,30 @@ def test_frames_as_images_are_asked_as_the_library_would(temporal_patch: int) ->
         completion = model.generate(
             **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=suppressed_tokens(processor)
         )
-        assert reply.text == completion_text(processor, completion[0, inputs["input_ids"].shape[1] :])
+        own_tokens = completion[0, inputs["input_ids"].shape[1] :]
+        assert reply.text == completion_text(processor, own_tokens, closing_tokens(model, processor))
     assert len({reply.text for reply in replies}) > 1
+
+
+@pytest.mark.parametrize("frames_as", ["video", "images"])
+@pytest.mark.parametrize("temporal_patch", [1, 2])
+def test_passes_through_the_tower_are_bounded_within_a_video_too(
+    temporal_patch: int, frames_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, cache = requests(), MemoryCache(COUNTS)
+    how: dict[str, Any] = {"temporal_patch": temporal_patch, "frames_as": frames_as}
+    expected = small_answerer(MemoryCache(COUNTS), **how).answer(asked)
+    passes: list[int] = []
+
+    def counted(model: Any, videos: Any) -> Any:
+        passes.append(sum(len(pixels) for pixels, _ in videos))
+        return video_features(model, videos)
+
+    monkeypatch.setattr("viarl.answer.answerer.video_features", counted)
+    monkeypatch.setattr("viarl.answer.answerer.PATCHES_A_PASS", 20)  # a temporal patch has 8
+    assert small_answerer(cache, **how).answer(asked) == expected
+    assert max(passes) <= 20 < sum(passes)
+    assert len(cache.decoded) == len(set(cache.decoded))  # still once a frame
 
 
 def test_frames_change_the_features_that_the_answerer_gets() -> None:

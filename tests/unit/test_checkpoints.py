@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
+from viarl.adapters import lora_config
 from viarl.checkpoints import Checkpoints, ExactResume, identity, restore_weights, save_model
 from viarl.lock import LockError
+from viarl.rl.config import Lora
 from viarl.stages.command import _explained
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.vlm import load_model, load_processor
@@ -150,6 +154,34 @@ def small_disk(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "least", "most"),
+    [("bfloat16", 1e-6, 0.9, 1.5), ("bfloat16", 0.3, 1e-3, 0.1), ("float32", 1e-6, 0, 0.05), ("float32", 0, 0, 0)],
+)
+def test_what_merged_adapters_lose_is_measured_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, size: float, least: float, most: float
+) -> None:
+    torch.manual_seed(0)
+    processor = build_processor(build_tokenizer(["a text"], 12))
+    base = build_model(processor.tokenizer, SMALL).to(getattr(torch, dtype))
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    model = get_peft_model(base, lora_config(Lora(True, 4, 4)))
+    changes = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer):
+            torch.nn.init.normal_(layer.lora_B["default"].weight, std=size)
+            changes[name.removeprefix("base_model.model.")] = layer.get_delta_weight("default").detach()
+    lost = save_model(model, processor, tmp_path / "model", dtype)["merge/lost"]
+    after = load_model(tmp_path / "model", dtype, device="cpu").state_dict()
+    kept = {name: after[f"{name}.weight"].float() - before[f"{name}.weight"].float() for name in changes}
+    flat, wanted = (torch.cat([one[name].flatten() for name in changes]) for one in (kept, changes))
+    assert lost == pytest.approx(float((flat - wanted).norm() / wanted.norm()) if size else 0, rel=1e-3)
+    assert least <= lost <= most
+    said = capsys.readouterr().err
+    assert f"{lost:.2%} of what the adapters learnt is lost in the {dtype} weights" in said
+    assert ("warning: " in said and "higher learning rate" in said) == (lost > 0.1)
 
 
 def test_notes_are_those_of_this_very_training(tmp_path: Path) -> None:

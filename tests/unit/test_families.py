@@ -16,7 +16,16 @@ from viarl.prompts import answerer_messages, selector_messages
 from viarl.rl.attention import enable
 from viarl.rl.prefix import Group, plain_log_probs, shared_log_probs
 from viarl.sft.dataset import AnswererPrompts, Collator, Example
-from viarl.vlm import Encoder, forward_arguments, generate, load_model, load_processor, video_outputs, with_features
+from viarl.vlm import (
+    Encoder,
+    closing_tokens,
+    forward_arguments,
+    generate,
+    load_model,
+    load_processor,
+    video_outputs,
+    with_features,
+)
 
 TEXTS = ["<think>find</think><index>[1, 2]</index> <0.2 seconds> <11.9 seconds>", 'The question is "Which card?"'] * 5
 
@@ -83,9 +92,9 @@ def test_cached_features_give_the_plain_forward_and_deepstack_counts(vlm) -> Non
 
 def test_greedy_equals_transformers_generate(vlm) -> None:
     model, processor, encoder = vlm
-    eos = processor.tokenizer.eos_token_id
+    closing = closing_tokens(model, processor)
     prompts = [make_prompt(encoder, 6), make_prompt(encoder, 8, "Which card is it, then?")]
-    together = generate(model, with_features(model, prompts), eos=eos, max_new_tokens=10)
+    together = generate(model, with_features(model, prompts), closing=closing, max_new_tokens=10)
     for prompt, batched in zip(prompts, together, strict=True):
         reference = model.generate(
             input_ids=prompt.input_ids[None],
@@ -137,7 +146,7 @@ def test_the_answerer_caches_its_temporal_patches(vlm) -> None:
         messages = answerer_messages("short", own.question, own.options, frames=True)
         pixels, grid = encoder.pixels(cache.answerer_frames("v0", frames))
         prompt = with_features(model, [encoder.prompt(messages, pixels, grid)])
-        expected = generate(model, prompt, eos=processor.tokenizer.eos_token_id, max_new_tokens=6)[0]
+        expected = generate(model, prompt, closing=closing_tokens(model, processor), max_new_tokens=6)[0]
         text = processor.tokenizer.decode(expected, skip_special_tokens=True)
         assert answerer.answer([Request(own, frames)])[0].text == text
     collator = Collator(

@@ -93,7 +93,7 @@ def test_greedy_equals_the_models_own_generate(selector: tuple[Any, Any]) -> Non
         do_sample=False,
         suppress_tokens=vlm.suppressed_tokens(processor),
     )[0, prompt.length :]
-    assert one.text == vlm.completion_text(processor, tokens)
+    assert one.text == vlm.completion_text(processor, tokens, vlm.closing_tokens(model, processor))
 
 
 def test_prompts_say_the_true_number_of_frames(selector: tuple[Any, Any]) -> None:

@@ -132,6 +132,13 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
     assert losses(settings) == whole
 
 
+def test_one_process_with_several_gpus_takes_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL refuses what transformers does with several; here they are a mere number."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(tune_answerer, "resolve_device", lambda device: torch.device("cuda"))
+    run(tuned(settings, steps=1, warmup_steps=0), "a")
+
+
 def test_micro_batches_give_the_same_weights(settings: Settings) -> None:
     whole, split = run(settings, "a"), run(tuned(settings, micro_batch_size=2, gradient_checkpointing=True), "b")
     assert difference(whole, split) < 1e-4
@@ -152,6 +159,9 @@ def test_gradient_checkpointing_and_bfloat16(settings: Settings, vision: bool, l
     saved = run(tuned(half, train_vision=vision, gradient_checkpointing=True), "c")
     assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
     assert losses(half) == pytest.approx(exact, rel=0.05)
+    assert own.tracking.record is not None
+    merged = [value for _, value in read_record(own.tracking.record).series("merge/lost")]
+    assert len(merged) == lora and all(0 < lost < 0.5 for lost in merged)
     base = load_file(settings.answerer_model / "model.safetensors")
     kept = {name: weight.to(torch.bfloat16) for name, weight in base.items()}
     assert (difference(kept, saved, "visual") > 0) == vision

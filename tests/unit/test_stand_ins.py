@@ -17,7 +17,7 @@ from viarl.stand_ins.corpus import NOT_SEEN, question_text, reply, stand_in_toke
 from viarl.stand_ins.films import NO_CARD, Films, film
 from viarl.stand_ins.replies import Examples, reply_loss
 from viarl.stand_ins.settings import StandInSettings
-from viarl.vlm import Encoder, generate, load_model, load_processor
+from viarl.vlm import Encoder, closing_tokens, generate, load_model, load_processor
 
 CANDIDATES = 32
 TOLD = StandInSettings(
@@ -182,7 +182,7 @@ def test_the_stage_builds_an_answerer_that_loads_as_an_ordinary_checkpoint(tmp_p
     assert processor.tokenizer.get_vocab() == stand_in_tokenizer(CANDIDATES).get_vocab()
     encoder = Encoder(model, processor)
     prompt = encoder.prompt(answerer_messages("short", "Which shape?", ["star", "moon"], frames=False))
-    assert 1 <= len(generate(model, [prompt], eos=processor.tokenizer.eos_token_id, max_new_tokens=8)[0]) <= 8
+    assert 1 <= len(generate(model, [prompt], closing=closing_tokens(model, processor), max_new_tokens=8)[0]) <= 8
     assert "Not taught" in (tmp_path / "card.md").read_text()
 
 

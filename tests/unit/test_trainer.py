@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,13 @@ def test_training_runs_and_logs_every_part(start, tmp_path):
     assert log[0]["reward/total"] == pytest.approx(parts)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any("visual" in name for name in changed)
+
+
+def test_one_process_with_several_gpus_takes_one(start, tmp_path, monkeypatch):
+    trainer = make(start, tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    model = SimpleNamespace(device=torch.device("cuda"))
+    assert trainer._arguments(tmp_path, model).n_gpu <= 1
 
 
 def test_resume_is_exact(start, tmp_path):

@@ -4,6 +4,7 @@ Not run here, for it needs GPUs: NCCL, DeepSpeed, sharded bfloat16 (tests/e2e/te
 """
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from small_answerer import MemoryCache
 from small_selector import ITEMS
@@ -21,6 +23,7 @@ from transformers import TrainerCallback
 from viarl.items import write_records
 from viarl.rl.config import Lora
 from viarl.stages import train_selector, tune_answerer
+from viarl.vlm import load_model
 
 # One and two processes take the same micro-batches. The answerer's gradients are then the same sums, its weights
 # bit-equal. The selector's returns are whitened by sums over all tokens, taken in another order: 1e-7 of a gradient,
@@ -122,7 +125,8 @@ def test_two_processes_train_what_one_does(make: Make, kind: str, lora: bool) ->
             close = pytest.approx([value for _, value in series], rel=MEASURES, abs=absolute)
             assert [value for _, value in points[name]] == close, name
         assert largest_difference(one, two) <= WEIGHTS[kind] < 0.01 * moved(one)
-        assert (one.folder / "model" / "config.json").read_text() == (two.folder / "model" / "config.json").read_text()
+        for file in ("config.json", "generation_config.json"):
+            assert (one.folder / "model" / file).read_text() == (two.folder / "model" / file).read_text()
         if kind == "selector":
             slots = sorted(path.name for path in one.folder.glob("slot*.json"))
             assert len(slots) == 3 * one.settings.training.prompts_per_step
@@ -131,6 +135,25 @@ def test_two_processes_train_what_one_does(make: Make, kind: str, lora: bool) ->
                 left, right = (json.loads((job.folder / name).read_text()) for job in (one, two))
                 assert [len(row) for row in left] == [len(row) for row in right]
                 np.testing.assert_allclose(np.concatenate(left), np.concatenate(right), atol=1e-4)
+
+
+def test_an_untied_head_is_trained_in_shards_as_whole(make: Make, tmp_path: Path) -> None:
+    """As in the 7B; two passes of each process a step."""
+    one, two = (
+        make("answerer", name or "one", 2 if name else 1, name, **THREE, batch_size=8) for name in ("", "fsdp2")
+    )
+    start = tmp_path / "untied"
+    shutil.copytree(one.settings.answerer_model, start)
+    model = load_model(start, device="cpu")
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 0.01)
+    model.save_pretrained(start)
+    for job in (one, two):
+        job.settings = replace(job.settings, answerer_model=start)
+        assert job.run_all() == [0] * job.processes
+    assert largest_difference(one, two) < 1e-5 < 0.01 * moved(one)  # four passes are summed in another order than 2 x 2
+    before, after = (load_file(path)["lm_head.weight"] for path in (start / "model.safetensors", one.settings.output))
+    assert not torch.equal(before, after)
 
 
 @pytest.mark.e2e

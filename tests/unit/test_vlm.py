@@ -8,7 +8,7 @@ import torch
 
 from viarl.prompts import selector_messages
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, generate, load_model, video_outputs, with_features
+from viarl.vlm import Encoder, closing_tokens, completion_text, generate, load_model, video_outputs, with_features
 
 TEXTS = ["<think>find the blue card</think><index>[1, 2]</index>", 'The question is "Which shape is on the blue card?"']
 
@@ -62,31 +62,56 @@ def test_text_goes_on_behind_a_video_as_qwen_was_trained(vlm, tmp_path) -> None:
         assert int(one.positions[0, last + 1]) == first + side  # amid the frames, or behind them
 
 
+def library_reply(model, prompt, tokens: int) -> torch.Tensor:
+    """What transformers' own generate writes behind a prompt with pixels, greedily."""
+    return model.generate(
+        input_ids=prompt.input_ids[None],
+        attention_mask=torch.ones_like(prompt.input_ids)[None],
+        pixel_values_videos=prompt.pixels,
+        video_grid_thw=prompt.grid[None],
+        second_per_grid_ts=torch.tensor([0.5]),
+        mm_token_type_ids=prompt.token_types[None],
+        max_new_tokens=tokens,
+        do_sample=False,
+    )[0, prompt.length :]
+
+
 @pytest.mark.parametrize("frames", [4, 30])
 def test_greedy_equals_transformers_generate_and_does_not_depend_on_the_batch(vlm, frames: int) -> None:
     model, processor, encoder = vlm
-    eos = processor.tokenizer.eos_token_id
+    closing = closing_tokens(model, processor)
     prompts = [make_prompt(encoder, words, frames) for words in (0, 3, 9)]
-    together = generate(model, with_features(model, prompts), eos=eos, max_new_tokens=12)
+    together = generate(model, with_features(model, prompts), closing=closing, max_new_tokens=12)
     for prompt, batched in zip(prompts, together, strict=True):
-        alone = generate(model, with_features(model, [prompt]), eos=eos, max_new_tokens=12)[0]
-        reference = model.generate(
-            input_ids=prompt.input_ids[None],
-            attention_mask=torch.ones_like(prompt.input_ids)[None],
-            pixel_values_videos=prompt.pixels,
-            video_grid_thw=prompt.grid[None],
-            second_per_grid_ts=torch.tensor([0.5]),
-            mm_token_type_ids=prompt.token_types[None],
-            max_new_tokens=12,
-            do_sample=False,
-        )[0, prompt.length :]
+        alone = generate(model, with_features(model, [prompt]), closing=closing, max_new_tokens=12)[0]
+        reference = library_reply(model, prompt, 12)
         assert torch.equal(batched, alone) and torch.equal(batched, reference[: len(batched)])
+
+
+def test_a_completion_ends_at_any_closing_token_of_the_model(vlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen2.5-VL's generation_config names two, of which its tokenizer knows one."""
+    model, processor, encoder = vlm
+    eos = processor.tokenizer.eos_token_id
+    assert closing_tokens(model, processor) == [eos]  # a single id, of both
+    prompts = [make_prompt(encoder, words) for words in (0, 3)]
+    long = library_reply(model, prompts[0], 6).tolist()
+    other = long[2]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [other, eos])
+    closing = closing_tokens(model, processor)
+    assert closing == [eos, other]
+    replies = generate(model, with_features(model, prompts), closing=closing, max_new_tokens=6)
+    for prompt, reply in zip(prompts, replies, strict=True):
+        assert torch.equal(reply, library_reply(model, prompt, 6))
+    end = long.index(other)
+    assert replies[0].tolist() == long[: end + 1]
+    text = processor.tokenizer.decode(long[:end], clean_up_tokenization_spaces=False)
+    assert completion_text(processor, replies[0], closing) == text
 
 
 def test_sampling_follows_the_models_distribution(vlm) -> None:
     model, processor, encoder = vlm
     prompt = with_features(model, [make_prompt(encoder, 2)])
-    arguments = {"eos": processor.tokenizer.eos_token_id, "max_new_tokens": 1}
+    arguments = {"closing": closing_tokens(model, processor), "max_new_tokens": 1}
     draws = generate(
         model, prompt, completions=4000, temperature=1.0, generator=torch.Generator().manual_seed(0), **arguments
     )
@@ -103,9 +128,9 @@ def test_sampling_follows_the_models_distribution(vlm) -> None:
 def test_suppressed_tokens_are_never_sampled(vlm) -> None:
     model, processor, encoder = vlm
     prompt = with_features(model, [make_prompt(encoder, 2)])
-    eos = processor.tokenizer.eos_token_id
-    best = int(generate(model, prompt, eos=eos, max_new_tokens=1)[0][0])
-    assert int(generate(model, prompt, eos=eos, max_new_tokens=1, suppress=[best])[0][0]) != best
+    closing = closing_tokens(model, processor)
+    best = int(generate(model, prompt, closing=closing, max_new_tokens=1)[0][0])
+    assert int(generate(model, prompt, closing=closing, max_new_tokens=1, suppress=[best])[0][0]) != best
 
 
 def test_a_video_is_never_dropped_in_silence(vlm) -> None:

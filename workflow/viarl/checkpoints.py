@@ -11,7 +11,7 @@ process at a time has the folder, and with it the right to write the model (viar
         trainer = SomeTrainer(args=arguments(output_dir=str(folder), save_total_limit=None, ...), callbacks=[stop])
         with stop:
             trainer.train(resume_from_checkpoint=resumed)
-        checkpoints.finish(trainer, processor, output_folder)
+        record.log_metrics(checkpoints.finish(trainer, processor, output_folder))
 """
 
 import os
@@ -36,6 +36,7 @@ from viarl.progress import leave_broken_pipes, say
 
 IDENTITY = "identity.json"
 MARKER = "complete.json"
+MOST_LOST = 0.1  # of what adapters learnt, as they are merged, before there is a warning
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -130,14 +131,18 @@ class Checkpoints:
         for old in self._complete()[: -self.keep]:
             shutil.rmtree(old)
 
-    def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> None:
-        """Save the trained model (see `save_model`), then remove the checkpoints; to be called by all processes."""
+    def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
+        """Save the trained model, then remove the checkpoints; to be called by all processes.
+
+        Returns: what `save_model` measured, for the record; nothing in other processes than the first.
+        """
         self.lock.check()
-        model = trained_model(trainer)
+        model, measured = trained_model(trainer), {}
         if self.first:
-            save_model(model, processor, folder, dtype)
+            measured = save_model(model, processor, folder, dtype)
             self.remove()
         meet()  # no process ends before the model is saved
+        return measured
 
     def remove(self) -> None:
         """Remove what is in the folder, once the training's result is saved; the lock goes when it is released."""
@@ -293,13 +298,23 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
     model.load_state_dict(restored.state_dict())
 
 
-def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = None) -> None:
+def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
     """Write an ordinary checkpoint folder (adapters merged into the weights, cast to `dtype` if given).
 
     The files are written aside, flushed and moved in; `model.safetensors`, which rules declare, comes last.
+
+    Returns: with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
     """
+    measured = {}
     if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+        from viarl.adapters import merge  # PEFT is not needed by all who save a model
+
+        kind = str(model.dtype).removeprefix("torch.")
+        model, lost = merge(model)
+        measured["merge/lost"] = lost
+        said = f"{lost:.2%} of what the adapters learnt is lost in the {kind} weights that they are merged into"
+        remedy = "; give adapters a higher learning rate (ten times that of full training), or set dtype to float32"
+        say(f"warning: {said}{remedy}" if lost > MOST_LOST else said)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     aside = temporary_beside(folder)
@@ -319,3 +334,4 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
                 file.replace(folder / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    return measured

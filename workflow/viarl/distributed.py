@@ -64,6 +64,14 @@ def _reduced(number: int) -> int:
     return int(largest.item())
 
 
+def take_one_gpu(arguments: Any) -> None:
+    """Let a trainer with these TrainingArguments use one GPU, also where a process on its own sees several.
+
+    transformers would copy the model to all of them in each step (DataParallel), which TRL refuses.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+
+
 def own_tower(model: Any) -> Any:
     """Return a model to compute vision features with while `model`, whose tower is frozen, is trained.
 
@@ -105,6 +113,7 @@ def _rebuilt(model: Any, state: dict[str, torch.Tensor]) -> Any:
     base = model.get_base_model() if adapters else model
     with torch.device("meta"):
         whole = type(base)(base.config)
+        whole.generation_config = base.generation_config
         if adapters:
             from peft import get_peft_model  # not needed by all who import this module
 

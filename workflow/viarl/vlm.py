@@ -127,10 +127,20 @@ def suppressed_tokens(processor: Any) -> list[int]:
     return sorted({known[name] for name in names if name in known})
 
 
-def completion_text(processor: Any, completion: torch.Tensor) -> str:
+def closing_tokens(model: Any, processor: Any) -> list[int]:
+    """Return the ids that end a completion: the tokenizer's, then others of the model's generation_config.
+
+    Qwen2.5-VL names two, <|im_end|> and <|endoftext|>; its tokenizer knows the first alone.
+    """
+    named = model.generation_config.eos_token_id
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([processor.tokenizer.eos_token_id, *others]))
+
+
+def completion_text(processor: Any, completion: torch.Tensor, closing: Sequence[int]) -> str:
     """Return the text of a completion (T,), without its closing token."""
     tokens = completion.tolist()
-    if tokens and tokens[-1] == processor.tokenizer.eos_token_id:
+    if tokens and tokens[-1] in closing:
         tokens = tokens[:-1]
     return str(processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
@@ -290,7 +300,7 @@ def generate(
     model: Any,
     prompts: Sequence[Prompt],
     *,
-    eos: int,
+    closing: Sequence[int],
     max_new_tokens: int,
     suppress: Sequence[int] = (),
     completions: int = 1,
@@ -305,10 +315,10 @@ def generate(
     a completion depends on its row's place and the generator, not on when others end. Where it must not depend on its
     place either, `draws`, (prompts x completions, max_new_tokens) float64 in [0, 1), takes the generator's place.
 
-    Returns: prompts x completions tensors of token ids on the CPU, in order; the closing `eos` is included.
+    Returns: prompts x completions tensors of token ids on the CPU, in order, with the one of `closing` that ended each.
     """
     device = next(model.parameters()).device
-    arguments = forward_arguments(prompts, device, eos)
+    arguments = forward_arguments(prompts, device, closing[0])
     cache = DynamicCache(config=model.config.get_text_config())
     logits = model(**arguments, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
     if completions > 1:
@@ -318,8 +328,9 @@ def generate(
     live = torch.arange(total, device=device)
     start = torch.tensor([prompt.next_position for prompt in prompts], device=device).repeat_interleave(completions)
     mask = arguments["attention_mask"].repeat_interleave(completions, 0)
-    written = torch.full((total, max_new_tokens), eos, dtype=torch.long, device=device)
+    written = torch.zeros((total, max_new_tokens), dtype=torch.long, device=device)
     length = torch.full((total,), max_new_tokens, device=device)
+    ends = torch.tensor(list(closing), device=device)
     for step in range(max_new_tokens):
         scores = logits.float()
         if len(suppress):
@@ -334,7 +345,7 @@ def generate(
         else:
             token = scores.argmax(-1)
         written[live, step] = token
-        ended = token == eos
+        ended = torch.isin(token, ends)
         length[live[ended]] = step + 1
         if bool(ended.all()) or step + 1 == max_new_tokens:
             break

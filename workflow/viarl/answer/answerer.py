@@ -20,6 +20,7 @@ from viarl.vlm import (
     PATCHES_A_PASS,
     Encoder,
     Prompt,
+    closing_tokens,
     completion_text,
     generate,
     suppressed_tokens,
@@ -75,7 +76,7 @@ class Answerer(BaseAnswerer):
         self.encoder = Encoder(model, processor)
         self._group = int(processor.video_processor.temporal_patch_size)
         self._merge = int(processor.video_processor.merge_size)
-        self._suppress = suppressed_tokens(processor)
+        self._suppress, self._closing = suppressed_tokens(processor), closing_tokens(model, processor)
         self._held: OrderedDict[Group, _Patch] = OrderedDict()
         self._held_bytes, self._keep_bytes = 0, keep_bytes
 
@@ -106,12 +107,12 @@ class Answerer(BaseAnswerer):
                 self.model,
                 # features are joined here, so that overlapping requests do not multiply them in a whole window
                 [_with_features(prompts[key], [patches[group] for group in groups[key]]) for key in batch],
-                eos=self.processor.tokenizer.eos_token_id,
+                closing=self._closing,
                 max_new_tokens=self.max_new_tokens,
                 suppress=self._suppress,
             )
             for key, completion in zip(batch, completions, strict=True):
-                self._keep(key, requests[key], completion_text(self.processor, completion), progress)
+                self._keep(key, requests[key], completion_text(self.processor, completion, self._closing), progress)
 
     def _prompt(self, request: Request, patches: Sequence[_Patch], encoded: dict[Any, Prompt]) -> Prompt:
         """Return the request's prompt without vision features; frames of one size share it, through `encoded`."""
@@ -155,11 +156,16 @@ class Answerer(BaseAnswerer):
             wanted = sorted({index for frames in own for index in frames})
             decoded = dict(zip(wanted, self.cache.answerer_frames(video, wanted), strict=True))
             pixels, grid = self.encoder.pixels([decoded[index] for frames in own for index in frames], self.as_images)
-            if waiting and size + len(pixels) > PATCHES_A_PASS:
-                found |= self._compute(waiting)
-                waiting, size = [], 0
-            waiting.append(([(video, frames) for frames in own], pixels, grid))
-            size += len(pixels)
+            _, height, width = grid.tolist()
+            most = max(1, PATCHES_A_PASS // (height * width))  # a long video may take several passes
+            for start in range(0, len(own), most):
+                part = [(video, frames) for frames in own[start : start + most]]
+                rows = pixels[start * height * width : (start + most) * height * width]
+                if waiting and size + len(rows) > PATCHES_A_PASS:
+                    found |= self._compute(waiting)
+                    waiting, size = [], 0
+                waiting.append((part, rows, torch.tensor([len(part), height, width])))
+                size += len(rows)
         return found | self._compute(waiting)
 
     def _compute(self, waiting: Sequence[tuple[list[Group], torch.Tensor, torch.Tensor]]) -> dict[Group, _Patch]:

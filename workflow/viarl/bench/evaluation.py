@@ -29,7 +29,7 @@ from viarl.stand_ins.corpus import TEMPLATE, stand_in_tokenizer
 from viarl.video.cache import FrameCache
 from viarl.video.format import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
-from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, with_features
+from viarl.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, with_features
 
 FRAMES = CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56)
 SELECTED = 4
@@ -59,6 +59,7 @@ class _OneAtATime:
     def __init__(self, model: Any, processor: Any, cache: FrameCache) -> None:
         self.model, self.processor, self.cache = model, processor, cache
         self.encoder, self.suppress = Encoder(model, processor), suppressed_tokens(processor)
+        self.closing = closing_tokens(model, processor)
 
     def answer(self, request: Request) -> str:
         """Return the reply's text."""
@@ -68,11 +69,11 @@ class _OneAtATime:
         completion = generate(
             self.model,
             with_features(self.model, [prompt]),
-            eos=self.processor.tokenizer.eos_token_id,
+            closing=self.closing,
             max_new_tokens=NEW_TOKENS,
             suppress=self.suppress,
         )[0]
-        text = completion_text(self.processor, completion)
+        text = completion_text(self.processor, completion, self.closing)
         extract_letter(text, item.options)
         return text
 

@@ -17,7 +17,7 @@ from viarl.items import Item
 from viarl.prompts import selector_messages
 from viarl.rl.prefix import Group, plain_log_probs, shared_log_probs
 from viarl.selection.learned import SelectorPrompts
-from viarl.vlm import Prompt, generate, suppressed_tokens, with_features
+from viarl.vlm import Prompt, closing_tokens, generate, suppressed_tokens, with_features
 
 # Difference of log-probabilities that is allowed between two layouts of the same computation.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.1}
@@ -92,7 +92,7 @@ def roll_out(
         completions = generate(
             model,
             with_features(tower, part),
-            eos=processor.tokenizer.eos_token_id,
+            closing=closing_tokens(tower, processor),
             max_new_tokens=max_new_tokens,
             suppress=suppressed_tokens(processor),
             completions=size,

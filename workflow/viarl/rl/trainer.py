@@ -24,7 +24,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
-from viarl.distributed import TIMEOUT_S, any_process, processes
+from viarl.distributed import TIMEOUT_S, any_process, processes, take_one_gpu
 from viarl.faults import Outage
 from viarl.items import Item
 from viarl.rl import attention
@@ -37,7 +37,7 @@ from viarl.rl.reward import Answers, Scored, score_completions
 from viarl.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
 from viarl.rl.step_log import StepLog
 from viarl.rl.whole import whole_model
-from viarl.vlm import completion_text
+from viarl.vlm import closing_tokens, completion_text
 
 Recall = Callable[[Item, tuple[int, ...]], float]
 
@@ -128,14 +128,14 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)
-        self.pad = processor.tokenizer.pad_token_id
+        self.pad, self.closing = processor.tokenizer.pad_token_id, closing_tokens(model, processor)
         self.checked = False
         self.batches: list[Batch] = []
         self.step_log = StepLog(self.accelerator.device, self._sum)
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
-        return GRPOConfig(
+        config = GRPOConfig(
             output_dir=str(folder),
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
@@ -166,6 +166,8 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             ddp_find_unused_parameters=False,
             ddp_timeout=TIMEOUT_S + int(self.task.patience_s),
         )
+        take_one_gpu(config)
+        return config
 
     # --- reference model -------------------------------------------------------------------------------------------
 
@@ -285,7 +287,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             scored = score_completions(
                 repeated,
                 [self.prompts.count(item) for item in repeated],
-                [completion_text(self.processing_class, completion) for completion in completions],
+                [completion_text(self.processing_class, completion, self.closing) for completion in completions],
                 [len(completion) for completion in completions],
                 self.answers,
                 selected=self.task.selected,

@@ -28,6 +28,7 @@ from viarl.vlm import (
     Encoder,
     ModelSettings,
     Prompt,
+    closing_tokens,
     completion_text,
     generate,
     load_model,
@@ -213,19 +214,20 @@ def select(
     Errors: ValueError for an item without frames (see `SelectorPrompts.prompts`).
     """
     processor = prompts_source.processor
+    closing = closing_tokens(model, processor)
 
     def complete(batch: Sequence[Item]) -> list[tuple[str, int]]:
         draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch]) if temperature > 0 else None
         completions = generate(
             model,
             prompts_source.prompts(batch),
-            eos=processor.tokenizer.eos_token_id,
+            closing=closing,
             max_new_tokens=max_new_tokens,
             suppress=suppressed_tokens(processor),
             temperature=temperature,
             draws=draws,
         )
-        return [(completion_text(processor, completion), len(completion)) for completion in completions]
+        return [(completion_text(processor, completion, closing), len(completion)) for completion in completions]
 
     picked = []
     for start in range(0, len(items), batch_size):

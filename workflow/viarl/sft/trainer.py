@@ -2,7 +2,7 @@
 
 Changed: batches come whole from `viarl.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed training
 sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's weights
-are written whole and restored exactly (see `ExactResume`).
+are written whole and restored exactly (see `ExactResume`); FSDP knows that the head is used (see `_gather_head`).
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import torch
 from datasets import Dataset
+from torch.distributed.fsdp import FSDPModule
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from viarl.adapters import lora_config
 from viarl.checkpoints import ExactResume
-from viarl.distributed import TIMEOUT_S
+from viarl.distributed import TIMEOUT_S, take_one_gpu
 from viarl.families import tower_output
 from viarl.rl.config import SCHEDULES, Lora
 from viarl.sft.dataset import TARGETS, Collator, schedule
@@ -131,6 +132,7 @@ def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device
     )
     size, accumulation = tuning.micro_batches(config.world_size)
     config.per_device_train_batch_size, config.gradient_accumulation_steps = size, accumulation
+    take_one_gpu(config)
     return config
 
 
@@ -176,6 +178,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Hand the frozen tower's features to the forward, then let TRL compute the loss."""
+        self._gather_head(model)
         for kind in ("video", "image"):
             if (features := inputs.pop(f"{kind}_features", None)) is not None:
                 inputs["mm_encoder_outputs"] = {kind: tower_output(features)}
@@ -187,3 +190,15 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
                 f"({self.args.learning_rate}) or set {self.section.partition('.')[0]}.dtype to float32"
             )
         return result
+
+    def _gather_head(self, model: Any) -> None:
+        """Let FSDP gather a head that lies in shards of its own, so that it also averages the head's gradient.
+
+        FSDP does both where a module's forward is called. TRL reads the head's weight instead; where it has to gather
+        that itself, each process keeps its own gradient. A head that is tied to the embeddings is gathered with them.
+        """
+        root = self.accelerator.unwrap_model(model)
+        head = root.get_output_embeddings()
+        if isinstance(head, FSDPModule):
+            root._get_fsdp_state()._lazy_init()  # else the first part to run takes itself for the outermost one
+            head.unshard()

@@ -141,7 +141,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         )
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        checkpoints.finish(trainer, prompts.processor, settings.output.parent, dtype)
+        run_.log_metrics(checkpoints.finish(trainer, prompts.processor, settings.output.parent, dtype))
 
 
 if __name__ == "__main__":

@@ -153,7 +153,9 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         run_.log_metrics(answerer.counts() if settings.replies else {})
-        checkpoints.finish(trainer, prompts.processor, settings.output.parent, settings.selector.dtype)
+        run_.log_metrics(
+            checkpoints.finish(trainer, prompts.processor, settings.output.parent, settings.selector.dtype)
+        )
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         )
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        checkpoints.finish(trainer, processor, settings.output.parent, answerer.dtype)
+        run_.log_metrics(checkpoints.finish(trainer, processor, settings.output.parent, answerer.dtype))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
 from viarl.stand_ins.replies import Example, Examples, reply_loss
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
-from viarl.vlm import Encoder, generate
+from viarl.vlm import Encoder, closing_tokens, generate
 
 SIZE = Size(layers=4, vision_layers=2)
 
@@ -207,7 +207,7 @@ def accuracy(model: Any, processor: Any, examples: Examples, drawn: Sequence[Exa
         completions = generate(
             model,
             [examples.prompt(example) for example in batch],
-            eos=processor.tokenizer.eos_token_id,
+            closing=closing_tokens(model, processor),
             max_new_tokens=8,
             suppress=[processor.video_token_id, processor.image_token_id],
         )

@@ -33,7 +33,7 @@ from viarl.stand_ins.lessons import TEMPORAL_SHARE, Classroom, Lesson, all_lesso
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 from viarl.video.overlay import NumberStyle, with_numbers
-from viarl.vlm import Encoder, completion_text, generate, suppressed_tokens, video_features
+from viarl.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, video_features
 
 LONGEST = 32  # tokens of a completion
 _VIDEOS_A_PASS = 25
@@ -230,21 +230,21 @@ def measure(room: Classroom, lessons: Sequence[Lesson], temperature: float) -> d
 
     `plain` and `temporal` are the recall on the two kinds of question, NaN where there is none of a kind.
     """
-    draw = torch.Generator().manual_seed(0)
+    draw, closing = torch.Generator().manual_seed(0), closing_tokens(room.model, room.processor)
     valid, hits = [], []
     for start in range(0, len(lessons), 64):
         batch = lessons[start : start + 64]
         replies = generate(
             room.model,
             [room.prompt(lesson) for lesson in batch],
-            eos=room.processor.tokenizer.eos_token_id,
+            closing=closing,
             max_new_tokens=LONGEST,
             suppress=suppressed_tokens(room.processor),
             temperature=temperature,
             generator=draw,
         )
         for lesson, reply in zip(batch, replies, strict=True):
-            selection = parse_selection(completion_text(room.processor, reply), room.candidates, room.selected)
+            selection = parse_selection(completion_text(room.processor, reply, closing), room.candidates, room.selected)
             valid.append(selection.format_valid and selection.index_valid)
             hits.append(bool(set(selection.indices) & set(lesson.evidence)))
     temporal = np.array([lesson.task != "none" for lesson in lessons])
