@@ -40,7 +40,8 @@ def done(_finished: Workflow) -> Workflow:
     (_finished.root / "other" / "model" / "config.json").write_text("{}")
     (_finished.root / "other" / "model" / "model.safetensors").write_text("")
     (_finished.root / "mine").mkdir(exist_ok=True)
-    (_finished.root / "mine.csv").write_text("video,question\n")
+    (_finished.root / "mine" / "a.mp4").write_bytes(b"x")
+    (_finished.root / "mine.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")
     return _finished
 
 
