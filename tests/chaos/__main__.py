@@ -93,7 +93,7 @@ def recover(run: Checkout, report: Report, spoilt: Path | None, limit_s: float) 
             report.commands.append("--unlock")
         elif INCOMPLETE in text and not options:
             options = [INCOMPLETE]
-        elif spoilt and spoilt.exists() and (asked := asked_to_delete(text, run.folder)):
+        elif spoilt and (asked := asked_to_delete(text, run.folder)):
             for path in asked:
                 path.unlink()
                 report.commands.append(f"rm {path.relative_to(run.folder)}")
