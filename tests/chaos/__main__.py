@@ -212,12 +212,13 @@ def one_run(number: int, fault: str, chance: random.Random, standard: Standard) 
         report.commands.append("ended well" if status == 0 else f"ended with {status}")
         if fault == "truncate_after":
             report.notes.append(truncate(run, chance))
-        noted = re.search(r"it cut (\S+)", " ".join(report.notes))
+        noted = re.search(r"it (?:cut|deleted) (\S+)", " ".join(report.notes))
         spoilt = run.folder / noted[1] if noted else None
         if status or fault in ("truncate", "truncate_after", "delete"):
             recover(run, report, spoilt, limit_s)
-        if spoilt and spoilt == run.folder / TARGET and not is_json(spoilt):  # nobody but you reads the target
-            spoilt.unlink()
+        target = run.folder / TARGET
+        if spoilt == target and target.exists() and not is_json(target):  # nobody but you reads the target
+            target.unlink()
             report.commands.append(f"rm {TARGET}")
             recover(run, report, None, limit_s)
         status, text = run.run(str(TARGET), limit_s=limit_s)
