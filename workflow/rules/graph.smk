@@ -271,8 +271,8 @@ def planned(w):
     for role in ("selector", "answerer"):
         made = maker(config, "base_model", {"role": role})
         models[role] = placed(f"<data>/stand_ins/{role}") if made else pinned(config[role])
-    own = ["local"] if config["local"]["folder"] and config["local"]["questions"] else []
-    for name in [training_set(config), *config["benchmarks"], *own]:
+    given = ["local"] if config["local"]["folder"] and config["local"]["questions"] else []
+    for name in [training_set(config), *config["benchmarks"], *given]:
         videos = config["needle"]["videos"].get(SPLITS.get(name))
         sets[name] = (
             [videos, videos * config["needle"]["questions_per_video"]] if videos else placed(f"<data>/sets/{name}")

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,12 @@ class Parent:
 def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Parent:
     """Return what the parent of a run says, given the newest record of each of its jobs (one at least)."""
     latest = max(records, key=lambda record: float(record.header["time"]))
-    params, text, hypothesis = {}, "", ""
+    params: dict[str, Any] = {}
+    text = hypothesis = ""
     ablation, number = split_run(run)
     kept = configuration_path(settings.root, latest.header["config"])
     if kept.exists():
-        whole = read_json(kept)
-        config = run_config(whole, run)
-        number = config["seed"]
-        hypothesis = whole["ablations"][ablation]["hypothesis"] if ablation else ""
-        params = flatten({key: value for key, value in config.items() if key not in COMMON})
-        shown = {key: value for key, value in config.items() if key not in ("ablations", "compare")}
-        text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120)
+        number, hypothesis, params, text = _configured(kept, run)
     seed = "" if number is None else str(number)
     statuses = {record.status for record in records}
     tags = {"run": run or "main", "ablation": ablation or "main", "results_root": str(settings.root.resolve())}
@@ -100,6 +96,24 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
         status="RUNNING" if "RUNNING" in statuses else "FINISHED" if statuses == {"FINISHED"} else "FAILED",
         began=min(float(record.header["time"]) for record in records),
         end=max(record.end for record in records),
+    )
+
+
+@cache
+def _configured(kept: Path, run: str) -> tuple[int, str, dict[str, Any], str]:
+    """Return seed, hypothesis, parameters and text of a run in a kept configuration (do not change them).
+
+    Once for all records that share it: hundreds may be pushed at a time.
+    """
+    whole = read_json(kept)
+    config = run_config(whole, run)
+    ablation, _ = split_run(run)
+    shown = {key: value for key, value in config.items() if key not in ("ablations", "compare")}
+    return (
+        config["seed"],
+        whole["ablations"][ablation]["hypothesis"] if ablation else "",
+        flatten({key: value for key, value in config.items() if key not in COMMON}),
+        yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120),
     )
 
 

@@ -52,6 +52,7 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
     """
     cycles = [summary["cycle"] for summary in summaries]
     found = {(row["benchmark"], row["cycle"], row["selector"]): row for row in rows(summaries)}
+    shares = failure_shares(summaries)
     made = []
     for name in benchmarks(summaries):
         last = summaries[-1]["benchmarks"][name]
@@ -60,8 +61,8 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
         for selector in in_order(last["selectors"]):
             final = found[name, cycles[-1], selector]
             accuracies = [interval(found.get((name, cycle, selector)), "accuracy") for cycle in cycles]
-            shares = [percent(final["evidence_recall"]), percent(final["valid_rate"])]
-            cells.append([look(selector).name, *accuracies, interval(final, "learned_minus", "+"), *shares])
+            ends = [percent(final["evidence_recall"]), percent(final["valid_rate"])]
+            cells.append([look(selector).name, *accuracies, interval(final, "learned_minus", "+"), *ends])
         gains = {key: gain for key, gain in last["paired"].items() if key.startswith("cycle")}
         notes = [
             f"Learned selector, {key.replace('-', ' minus ')}: {bounds(**gain, sign='+')} points."
@@ -69,7 +70,7 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
         ]
         made.append(Table(f"{name} (n = {last['n']})", header, cells, notes))
         made.append(grid(name, {(cycle, selector): row for (of, cycle, selector), row in found.items() if of == name}))
-        made += failures(name, failure_shares(summaries))
+        made += failures(name, shares)
         made += [table for table in (_headlines(name, last), _groups(name, last)) if table.cells]
     return made
 
