@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,28 @@ def test_an_ablation_may_be_started_in_its_own_way(monkeypatch: pytest.MonkeyPat
 )
 def test_the_exit_status_tells_what_ended_it(code: int, told: list[int], status: int) -> None:
     assert _told(1, code, 2, told) == status
+
+
+def test_a_signal_may_come_while_another_one_is_passed_on() -> None:
+    """Clusters send several; where the first one's handler imports something, the second finds it half loaded."""
+    program = """
+import os, signal, subprocess, sys
+from viarl.launch import Signals
+
+class Hasty:
+    def find_spec(self, name, *_):
+        if "." in name and len(signals.told) < 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+signals = Signals()
+signals.listen()
+child = subprocess.Popen(["sleep", "60"])
+sys.meta_path.insert(0, Hasty())
+os.kill(os.getpid(), signal.SIGTERM)
+print(child.wait())
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{-signal.SIGTERM}\n", "")
 
 
 def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

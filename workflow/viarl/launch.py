@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil  # here, for a signal's handler must not import: the next signal would find the module half loaded
+
 from viarl.config_launcher import KINDS, accelerate_kind
 from viarl.progress import leave_broken_pipes, say
 from viarl.stages.command import RUNTIME_VARIABLE, of_run
@@ -83,8 +85,6 @@ class Signals:
 
     @staticmethod
     def _pass_on(number: int) -> bool:
-        import psutil
-
         started = psutil.Process().children()
         for process in started:
             with suppress(psutil.NoSuchProcess):
