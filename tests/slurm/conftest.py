@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ from tests.slurm.cluster import Cluster, ClusterError, kill, processes
 from viarl.files import sha256_file
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-# The default looks after 10, 20, 30 s: too seldom for jobs of 10 s. Few at a time, as the nodes are one machine.
-IMPATIENT = ["--jobs", "4", "--slurm-init-seconds-before-status-checks", "1"]
+OFTEN = Path(__file__).with_name("often.py")
+FEW = ["--jobs", "4"]  # at a time, as the nodes are one machine
 # What the README tells to do after a kill -9 of Snakemake: cancel the jobs of this folder.
 CANCEL = (
     """squeue --me --noheader --format='%i %Z' | awk -v folder="$PWD" '$2 == folder {print $1}' | xargs -r scancel"""
@@ -142,7 +143,7 @@ class Copy:
     def start(self, *arguments: str) -> Run:
         """Start `snakemake --profile slurm` with these arguments, by default up to the evaluation of cycle 1."""
         arguments = arguments or (FAULTS, *PRESET, "overlay.yaml")
-        command = [*SNAKEMAKE, "--profile", "slurm", *IMPATIENT, *arguments]
+        command = [sys.executable, str(OFTEN), "--profile", "slurm", *FEW, *arguments]
         with (self.root / "snakemake.log").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=self.root, env=self._environment, stdout=log, stderr=subprocess.STDOUT
@@ -212,11 +213,16 @@ def _copied(smoke: Copy, root: Path) -> Copy:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(smoke: Copy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The hashes of cycle 1's evaluation and models with the overlay, made without SLURM and without faults."""
+def undisturbed(smoke: Copy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], dict[str, str]]]:
+    """Gives the hashes of cycle 1's evaluation and models with the overlay, made beside, without SLURM and faults."""
     copy = _copied(smoke, tmp_path_factory.mktemp("undisturbed") / "copy")
-    copy.locally(FAULTS, *PRESET, "overlay.yaml")
-    return _hashes(copy.root)
+
+    def make() -> dict[str, str]:
+        copy.locally(FAULTS, *PRESET, "overlay.yaml")
+        return _hashes(copy.root)
+
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(make).result
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.slurm.conftest import Copy
 pytestmark = pytest.mark.slurm
 
 
-def test_memory_preemption_time_limit(copy: Copy, undisturbed: dict[str, str]) -> None:
+def test_memory_preemption_time_limit(copy: Copy, undisturbed: Callable[[], dict[str, str]]) -> None:
     """Too little memory, a higher partition, a time limit: the same evaluation, without a word from the user."""
     cluster = copy.cluster
     copy.change_profile("train_selector", mem_mb="700 * attempt * attempt")
@@ -34,12 +35,12 @@ def test_memory_preemption_time_limit(copy: Copy, undisturbed: dict[str, str]) -
     job = run.trainer("tune_answerer")
     with run.held("tune_answerer"):
         cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=4")  # minutes: less than the profile's warning
-    assert run.finish() == undisturbed
+    assert run.finish() == undisturbed()
     assert run.states() == ["FAILED", "COMPLETED"]
     assert run.states("tune_answerer") == ["FAILED", "COMPLETED"]
 
 
-def test_snakemake_killed(copy: Copy, undisturbed: dict[str, str]) -> None:
+def test_snakemake_killed(copy: Copy, undisturbed: Callable[[], dict[str, str]]) -> None:
     """After a kill -9 of Snakemake its jobs go on; the README's commands cancel them, and the next run goes on."""
     run = copy.start()
     job = run.trainer()
@@ -47,4 +48,4 @@ def test_snakemake_killed(copy: Copy, undisturbed: dict[str, str]) -> None:
     run.process.wait()
     assert copy.cluster.jobs(copy.root)[job] == "RUNNING"
     copy.recover()
-    assert copy.start().finish() == undisturbed
+    assert copy.start().finish() == undisturbed()

@@ -1,6 +1,7 @@
 """The smoke preset on a real SLURM cluster, then two faults; `make test-slurm`. test_faults.py has the others."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_queue(smoke: Copy) -> None:
     assert {gres for comment, gres, _ in rows if comment.startswith("rule_make_needle")} == {"N/A"}
 
 
-def test_cancelled_then_node_lost(copy: Copy, undisturbed: dict[str, str]) -> None:
+def test_cancelled_then_node_lost(copy: Copy, undisturbed: Callable[[], dict[str, str]]) -> None:
     """A cancelled training and one whose node dies go on from their checkpoints, without a word from the user."""
     cluster = copy.cluster
     run = copy.start()
@@ -50,5 +51,5 @@ def test_cancelled_then_node_lost(copy: Copy, undisturbed: dict[str, str]) -> No
     run.wait_for(lambda: cluster.nodes()[node].startswith("down"), f"{node} is known to be down")
     run.trainer()
     cluster.start_node(node)
-    assert run.finish() == undisturbed
+    assert run.finish() == undisturbed()
     assert run.states() == ["CANCELLED", "COMPLETED"]
