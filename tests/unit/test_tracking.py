@@ -13,7 +13,7 @@ import pytest
 
 from viarl import mlflow_push, tracking
 from viarl.stages import sync_mlflow
-from viarl.tracking import Tracking, read_record
+from viarl.tracking import Tracking, git_tags, read_record
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 
@@ -285,3 +285,16 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
     path.write_text(json.dumps([1]) + "\n")
     with pytest.raises(ValueError, match="line 1"):
         read_record(path)
+
+
+def test_commit_of_a_checkout_and_of_none(tmp_path):
+    assert git_tags(tmp_path) == {}
+    (tmp_path / "a").write_text("1")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "-q"], ["add", "a"], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    clean = git_tags(tmp_path)
+    assert len(clean["git_commit"]) == 40
+    assert clean["git_changed_files"] == "no"
+    (tmp_path / "a").write_text("2")
+    assert git_tags(tmp_path) == clean | {"git_changed_files": "yes"}
