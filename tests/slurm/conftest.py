@@ -20,9 +20,8 @@ from tests.dag.conftest import copy_workflow
 from tests.slurm.cluster import Cluster, ClusterError, kill, processes
 from viarl.files import sha256_file
 
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-OFTEN = Path(__file__).with_name("often.py")
-FEW = ["--jobs", "4"]  # at a time, as the nodes are one machine
+# Few jobs at a time, as the nodes are one machine.
+SUBMIT = [sys.executable, str(Path(__file__).with_name("often.py")), "--profile", "slurm", "--jobs", "4"]
 # What the README tells to do after a kill -9 of Snakemake: cancel the jobs of this folder.
 CANCEL = (
     """squeue --me --noheader --format='%i %Z' | awk -v folder="$PWD" '$2 == folder {print $1}' | xargs -r scancel"""
@@ -143,10 +142,9 @@ class Copy:
     def start(self, *arguments: str) -> Run:
         """Start `snakemake --profile slurm` with these arguments, by default up to the evaluation of cycle 1."""
         arguments = arguments or (FAULTS, *PRESET, "overlay.yaml")
-        command = [sys.executable, str(OFTEN), "--profile", "slurm", *FEW, *arguments]
         with (self.root / "snakemake.log").open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=self.root, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                [*SUBMIT, *arguments], cwd=self.root, env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
         return Run(self.root, self.cluster, process)
 
@@ -174,7 +172,7 @@ class Copy:
 def snakemake(root: Path, cluster: Cluster, *arguments: str) -> str:
     """Run Snakemake without SLURM in a folder; fail with the end of what it prints."""
     done = subprocess.run(
-        [*SNAKEMAKE, "--cores", "2", *arguments],
+        [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
         cwd=root,
         env=cluster.environment,
         stdout=subprocess.PIPE,
