@@ -49,7 +49,7 @@ report: env
 	$(SNAKEMAKE) --report $(ROOT)/report.html all $(wildcard $(ROOT)/comparison.csv)
 
 bench: env
-	$(BIN)/python -m viarl.stages.bench --output results/bench.json
+	$(BIN)/python -m bench.run --output results/bench.json
 
 # The tracking server shows what the runs logged to SQLite; stop it with Ctrl-C.
 mlflow: env
@@ -61,6 +61,7 @@ lint: env
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+	PYTHONPATH=workflow $(BIN)/lint-imports --no-cache
 
 unit: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not slurm and not gpu and not peer"

@@ -14,8 +14,8 @@ min_version("9.27")
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
-from viarl.config import check_files, typed
-from viarl.runs import RUN, check_runs
+from viarl.config.check import check_files, typed
+from viarl.config.runs import RUN, check_runs
 
 try:
     profiles = [path for path in (Path("slurm/config.yaml"), *Path("profiles").glob("*/config.yaml")) if path.is_file()]
@@ -42,18 +42,14 @@ wildcard_constraints:
     c=r"\d+",
 
 
-include: "workflow/rules/graph.smk"
-include: "workflow/rules/common.smk"
+include: "workflow/rules/files.smk"
+include: "workflow/rules/settings.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/hub.smk"
 include: "workflow/rules/frames.smk"
-include: "workflow/rules/filter.smk"
 include: "workflow/rules/selector.smk"
 include: "workflow/rules/answerer.smk"
 include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/plan.smk"
 
 
 localrules:

@@ -9,8 +9,8 @@ import pytest
 
 from tests import layouts
 from tests.hub_server import HubServer
+from viarl.datasets.hub import client, store
 from viarl.files import read_json
-from viarl.hub import client, store
 from viarl.stages.fetch_dataset import HubRuntime, Settings, main
 
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+
 from tests.chaos.checkout import REPOSITORY, SMOKE, Checkout, wait
 from tests.chaos.faults import FAULTS, free_port, start_server, tracked_by, truncate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import psutil
+
 from tests.chaos.checkout import Checkout
 
 MLFLOW = [sys.executable, "-m", "mlflow"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from viarl.runs import overlaid
+from viarl.config.runs import overlaid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.dag.conftest import Workflow
-from viarl.stages.command import RUNTIME_VARIABLE, parse
+from viarl.command import RUNTIME_VARIABLE, parse
 
 pytestmark = pytest.mark.dag
 RUNTIME = {"timeout_s": 60, "max_bad_share": 0}  # the settings without a default that are no part of a job

@@ -11,7 +11,7 @@ import yaml
 
 from tests.dag.conftest import Plan, Workflow, copy_workflow
 from tests.dag.staleness import MARKS, REPOSITORY, TABLE, Row, readme_table, rows, schema_keys
-from viarl.runs import overlaid
+from viarl.config.runs import overlaid
 
 pytestmark = pytest.mark.dag
 
@@ -97,7 +97,7 @@ def comment(workflow: Workflow) -> Plan:
         first, _, rest = text.partition('"""\n')
         return f'{first} In other words.\n"""\n\n\n# A remark.\n{rest}'
 
-    for module in ("viarl.rl.reward", "viarl.video.reader", "viarl.stages.evaluate"):
+    for module in ("viarl.training.rl.reward", "viarl.video.reader", "viarl.stages.evaluate"):
         edit(workflow, module, change)
     return workflow.plan()
 
@@ -153,9 +153,9 @@ OTHERS = {
     "other_machine": other_machine,
     "deleted_intermediate": deleted_intermediate,
     "deleted_result": deleted_result,
-    "reward_code": changed("viarl.rl.reward"),
+    "reward_code": changed("viarl.training.rl.reward"),
     "reader_code": changed("viarl.video.reader"),
-    "tracking_code": changed("viarl.progress", "viarl.tracking"),
+    "tracking_code": changed("viarl.progress", "viarl.tracking.record"),
     "new_benchmark": new_benchmark,
 }
 

@@ -8,9 +8,9 @@ import time
 import torch
 from torch import distributed
 
-from viarl.distributed import any_process, rank
+from viarl.command import _terminated
+from viarl.processes import any_process, rank
 from viarl.progress import say
-from viarl.stages.command import _terminated
 
 told: list[int] = []
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests import layouts
 from tests.dag.conftest import copy_workflow
 from tests.hub_server import HubServer
-
 from viarl.datasets.needle import plan
 from viarl.datasets.needle_render import encode, render
 

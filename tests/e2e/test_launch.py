@@ -25,7 +25,7 @@ def start(how: str, processes: int = 2, device: str = "cpu", config: Path = DDP)
     runtime = {"device": device, "launcher": {"processes": processes, "config": str(config) if processes > 1 else None}}
     path = os.pathsep.join([str(REPOSITORY / "workflow"), str(Path(__file__).parent)])
     return subprocess.Popen(
-        [sys.executable, "-m", "viarl.launch", "launch_probe", how],
+        [sys.executable, "-m", "viarl.training.launch", "launch_probe", how],
         env=os.environ | {"VIARL_RUNTIME": json.dumps(runtime), "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

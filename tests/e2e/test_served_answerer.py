@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import end_of, start_child
 from safetensors.torch import load_file
+
+from processes import end_of, start_child
 from small_answerer import StoredCache, item, model_and_processor, small_answerer
 from small_selector import save_start
-
 from viarl.answer.base import Request
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings, Endpoint
+from viarl.command import run
 from viarl.items import Item, write_records
-from viarl.rl.config import RewardWeights, Training
 from viarl.stages import train_selector
-from viarl.stages.command import run
-from viarl.tracking import Tracking, read_record
+from viarl.tracking.record import Tracking, read_record
+from viarl.training.rl.settings import RewardWeights, Training
 
 pytestmark = [
     pytest.mark.e2e,

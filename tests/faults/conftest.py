@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.dag.conftest import copy_workflow
 
-from viarl.stages import command
+from tests.dag.conftest import copy_workflow
+from viarl import command
 
 RESULTS = Path("results/smoke")
 OVERLAY = """

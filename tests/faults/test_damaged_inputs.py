@@ -7,6 +7,7 @@ import os
 import re
 
 import pytest
+
 from tests.faults.conftest import World
 
 pytestmark = pytest.mark.e2e

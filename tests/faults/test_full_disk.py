@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.faults.conftest import World
 
-from viarl.checkpoints import save_model
+from tests.faults.conftest import World
 from viarl.files import write_json
-from viarl.vlm import load_model, load_processor
+from viarl.models.save import save_model
+from viarl.models.vlm import load_model, load_processor
 
 pytestmark = pytest.mark.e2e
 

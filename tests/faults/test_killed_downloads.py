@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.hub_server import HubServer
 from tests.hub_world import fetch, hub_of_all_sets, outputs, published_sets
 from tests.unit.processes import end_of, start_child
-
 from viarl import files
 
 pytestmark = pytest.mark.e2e

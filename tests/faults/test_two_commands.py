@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.dag.conftest import Workflow, copy_workflow
 
 pytestmark = pytest.mark.e2e

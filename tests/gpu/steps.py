@@ -11,14 +11,15 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, T
 
 from viarl.answer.answerer import Reply
 from viarl.items import Item
+from viarl.models.settings import Lora
+from viarl.models.vlm import Encoder, with_features
 from viarl.plan.shapes import Shape
-from viarl.prompts import selector_messages
-from viarl.rl.config import Lora, SelectorTask, Training
-from viarl.rl.trainer import SelectorTrainer
-from viarl.sft.dataset import AnswererPrompts, Collator, Example
-from viarl.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import SPECIAL_TOKENS, build_processor, build_tokenizer
-from viarl.vlm import Encoder, with_features
+from viarl.training.rl.settings import SelectorTask, Training
+from viarl.training.rl.trainer import SelectorTrainer
+from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
+from viarl.training.sft.trainer import SupervisedTrainer, Tuning, arguments
 
 TEXTS = ["<think>find</think><index>[1, 2, 3]</index>", 'The question is "Which shape?" A. star B. moon Answer.'] * 3
 ITEM = Item("q", "v", "Which shape is on the blue card, and what is it on the red one?", ("star", "moon"), "A")

@@ -16,14 +16,14 @@ import torch
 import yaml
 
 from tests.gpu import steps
+from viarl.config.runs import overlaid
+from viarl.models.vlm import Encoder, generate, load_model, load_processor, with_features
+from viarl.plan.estimates import TEXT_TOKENS, Plan
 from viarl.plan.shapes import PUBLISHED
 from viarl.plan.sizes import Sizes
-from viarl.plan.stages import TEXT_TOKENS, Plan
-from viarl.prompts import selector_messages
-from viarl.rl import attention
-from viarl.rl.prefix import Group, plain_log_probs, shared_log_probs
-from viarl.runs import overlaid
-from viarl.vlm import Encoder, generate, load_model, load_processor, with_features
+from viarl.selection.prompt import selector_messages
+from viarl.training.rl import attention
+from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 REPOSITORY = Path(__file__).resolve().parents[2]

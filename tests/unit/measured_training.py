@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.rl_step import _status_kb
 from viarl.answer.answerer import Reply
-from viarl.bench.rl_step import _status_kb
 from viarl.items import Item
-from viarl.prompts import selector_messages
-from viarl.rl.config import Lora, SelectorTask, Training
-from viarl.rl.trainer import SelectorTrainer
-from viarl.sft.dataset import AnswererPrompts, Collator, Example
-from viarl.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.models.settings import Lora
+from viarl.models.vlm import Encoder, with_features
+from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, with_features
+from viarl.training.rl.settings import SelectorTask, Training
+from viarl.training.rl.trainer import SelectorTrainer
+from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
+from viarl.training.sft.trainer import SupervisedTrainer, Tuning, arguments
 
 SIZE = Size(hidden=512, layers=4, heads=8, key_value_heads=2, mlp=1536, vision_hidden=128, vision_layers=2)
 FRAMES, PIXELS, GROUP_SIZE, NEW_TOKENS, BATCH = 32, 56, 8, 48, 4

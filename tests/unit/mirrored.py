@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from viarl import tracking
-from viarl.tracking import Tracking
+from viarl.files import sha256_json
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text()) | {
@@ -31,7 +32,7 @@ def settings(root: Path, stage: str = "", run: str = "", config: dict[str, Any] 
     known = {"defer_below_s": 1e9, "tags": {"git_commit": "c0ffee"}, "code": "beef"} | more
     cycle = known["wildcards"].get("c") if "wildcards" in known else None
     known["cycle"] = None if cycle is None else int(cycle)
-    fingerprint = tracking.sha256_json(config)[:16]
+    fingerprint = sha256_json(config)[:16]
     return Tracking(root=root, stage=stage, run=run, config=fingerprint, configuration=config, **known)
 
 
@@ -39,7 +40,7 @@ def train(root: Path, run: str, config: dict[str, Any] = CONFIG, steps: int = 4,
     """Write the record of a training of cycle 1."""
     items = root / "items.jsonl"
     items.write_text("{}\n")
-    with tracking.start(
+    with start_run(
         settings(root, "train_selector", run, config, wildcards={"c": "1"}, **more), {"lr": 0.1}, {"items": items}
     ) as recorded:
         for step in range(1, steps + 1):
@@ -51,7 +52,7 @@ def summarise(root: Path, run: str, cycle: int, accuracy: float, config: dict[st
     path = root / run / f"cycle{cycle}" / "eval.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"accuracy": accuracy}))
-    with tracking.start(
+    with start_run(
         settings(root, "summarise_evaluation", run, config, wildcards={"c": str(cycle)}), {"bootstrap": 10}
     ) as recorded:
         metrics = {}
@@ -64,7 +65,7 @@ def summarise(root: Path, run: str, cycle: int, accuracy: float, config: dict[st
 
 def fill(root: Path, steps: int = 4) -> None:
     """Write the records of all runs, `steps` of each training but the ablations'; the data are the main run's alone."""
-    with tracking.start(settings(root, "make_needle", wildcards={"set": "needle"})) as recorded:
+    with start_run(settings(root, "make_needle", wildcards={"set": "needle"})) as recorded:
         recorded.log_metrics({"videos": 3})
     for place, run in enumerate(RUNS):
         train(root, run, steps=4 if run.startswith("ablations/") else steps)

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from viarl.distributed import meet
+from viarl.processes import meet
 
 
 def start_child(function: Callable[[], object], longest_s: int = 120) -> int:
@@ -89,7 +89,7 @@ def in_processes(function: Callable[[], object], count: int, sharding: str = "")
 
 
 def _end_together() -> None:
-    """As viarl.launched does: who ends cuts the connections that another may still read from."""
+    """As viarl.training.process does: who ends cuts the connections that another may still read from."""
     with suppress(RuntimeError):
         meet()
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from viarl.items import Item
-from viarl.prompts import selector_messages
-from viarl.rl.prefix import Group, shared_log_probs
+from viarl.models.vlm import Encoder, with_features
+from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
-from viarl.vlm import Encoder, with_features
+from viarl.training.rl.prefix import Group, shared_log_probs
 
 REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
 TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3

@@ -37,7 +37,7 @@ rule tune_answerer:
         answerer=model("answerer"),
         code=fingerprint("viarl.stages.tune_answerer"),
     shell:
-        "python -m viarl.launch viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.training.launch viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
         " --output {output.model:q} 2>&1 | tee {log:q}"
 

@@ -1,11 +1,46 @@
-"""The selector: its training by reinforcement, after labels if it is to start from them, and what it selects.
+"""The selector: the questions that it is trained on, its training by reinforcement, after labels if it is to start from
+them, and what it selects.
 
-Inputs:  the filtered training questions, frames; the models after the previous cycle; similarities for labels by CLIP.
-Outputs: <results>/{run}cycle{c}/selector/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/selected/{set}.parquet.
-Usual order: initialise_selector where selector.start says so (else cycle 0 has the untouched selector and no folder);
-then in each cycle train_selector, and select_frames on the training set (for answerer.smk) and on each benchmark.
+Inputs:  the training set's questions, frames and similarities; the untouched answerer for the filter, the models after the
+         previous cycle for the training.
+Outputs: <results>/{run}filter/train_items.jsonl; <results>/{run}filter/report.json (how many each rule drops: the data card);
+         <results>/{run}cycle{c}/selector/ (an ordinary checkpoint folder); <results>/{run}cycle{c}/selected/{set}.parquet.
+Usual order: filter_guessable; initialise_selector where selector.start says so (else cycle 0 has the untouched selector and
+no folder); then in each cycle train_selector, and select_frames on the training set (for answerer.smk) and on each benchmark.
 Working files: <results>/{run}cycle{c}/checkpoints/selector/, undeclared, from which an interrupted training resumes.
 """
+
+
+rule filter_guessable:
+    """Drop training questions that are answered without looking, or never (setting filter.rule)."""
+    input:
+        **needs(
+            "filter_guessable",
+            questions=of("questions", set=training_set),
+            frames=of("frames", set=training_set),
+            clip=of("similarities", set=training_set),
+            answerer=of("base_model", role="answerer"),
+        ),
+    output:
+        questions="<results>/{run}filter/train_items.jsonl",
+        report="<results>/{run}filter/report.json",
+    log:
+        "<results>/logs/filter_guessable/{run}all.log",
+    benchmark:
+        "<results>/benchmarks/filter_guessable/{run}all.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=growing(480),
+    params:
+        settings=settings("filter_guessable", section("seed", "filter"), pick("frames", "selected"), answerer),
+        answerer=model("answerer"),
+        code=fingerprint("viarl.stages.filter_guessable"),
+    shell:
+        "python -m viarl.stages.filter_guessable --settings {params.settings:q} --items {input.questions:q}"
+        " --manifests {input.frames:q} --scores {input.clip:q} --answerer-model {params.answerer:q}"
+        " --output {output.questions:q} --report {output.report:q} 2>&1 | tee {log:q}"
 
 
 rule initialise_selector:
@@ -41,7 +76,7 @@ rule initialise_selector:
         features=features,
         code=fingerprint("viarl.stages.initialise_selector"),
     shell:
-        "python -m viarl.launch viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.training.launch viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --selector-model {params.selector:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 
@@ -84,7 +119,7 @@ rule train_selector:
         features=features,
         code=fingerprint("viarl.stages.train_selector"),
     shell:
-        "python -m viarl.launch viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
+        "python -m viarl.training.launch viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
         " --features {params.features:q} --output {output.model:q} 2>&1 | tee {log:q}"
 

@@ -14,9 +14,8 @@ import torch
 
 from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer, Key, Reply, Request
-from viarl.answer.reply_cache import ReplyCache
-from viarl.progress import Progress
-from viarl.vlm import (
+from viarl.models.reply_cache import ReplyCache
+from viarl.models.vlm import (
     PATCHES_A_PASS,
     Encoder,
     Prompt,
@@ -26,6 +25,7 @@ from viarl.vlm import (
     suppressed_tokens,
     video_features,
 )
+from viarl.progress import Progress
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache

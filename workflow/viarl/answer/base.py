@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from viarl.answer.asking import Asking, Own
-from viarl.answer.reply_cache import ReplyCache
+from viarl.answer.asking import Asking, Own, answerer_chat
 from viarl.files import sha256_json
 from viarl.items import Item
+from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress
-from viarl.prompts import answerer_chat
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -43,7 +42,7 @@ class BaseAnswerer(ABC):
 
     Args:
         cache: the frames.
-        template: name of the prompt text (viarl.prompts.ANSWERER_INSTRUCTION).
+        template: name of the prompt text (viarl.answer.asking.ANSWERER_INSTRUCTION).
         max_new_tokens: longest reply, tokens.
         batch_size: requests in a forward pass, where there is one.
         frames_as: "video" or "images", see viarl.answer.settings.

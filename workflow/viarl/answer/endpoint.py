@@ -27,9 +27,9 @@ import httpx2
 
 from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer, Key, Request
-from viarl.answer.reply_cache import ReplyCache
 from viarl.answer.settings import Endpoint
 from viarl.faults import Outage, shown
+from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress, say
 
 if TYPE_CHECKING:

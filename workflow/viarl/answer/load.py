@@ -7,13 +7,13 @@ from viarl.answer.answerer import Answerer
 from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer
 from viarl.answer.endpoint import EndpointAnswerer
-from viarl.answer.reply_cache import ReplyCache
 from viarl.answer.settings import AnswererSettings
-from viarl.checkpoints import weight_files
 from viarl.files import sha256_file
-from viarl.fingerprint import fingerprint
+from viarl.identity import fingerprint
+from viarl.models.files import weight_files
+from viarl.models.reply_cache import ReplyCache
+from viarl.models.vlm import load_model, load_processor, resolve_device
 from viarl.progress import say
-from viarl.vlm import load_model, load_processor, resolve_device
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache

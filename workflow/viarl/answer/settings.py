@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from viarl.checkpoints import weight_files
 from viarl.files import sha256_file, sha256_json
-from viarl.model_files import find
-from viarl.vlm import ModelSettings
+from viarl.models.files import find, weight_files
+from viarl.models.settings import ModelSettings
 
 BACKENDS = ("transformers", "endpoint")
 LAYOUTS = ("video", "images")

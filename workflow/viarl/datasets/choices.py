@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from viarl.datasets.common import (
+from viarl.datasets.parsed import (
     CONTRADICTION,
     EMPTY_RIGHT,
     FEW_OPTIONS,

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.common import MALFORMED, MISSING, Collector, Notes, Parsed, Record, Unusable, records, text
+from viarl.datasets.parsed import MALFORMED, MISSING, Collector, Notes, Parsed, Record, Unusable, records, text
 from viarl.faults import shown
 from viarl.items import Item, safe_id
 
@@ -30,7 +30,7 @@ _REQUESTS = (
 
 
 def parse(files: dict[str, Path]) -> Parsed:
-    """Return the questions, several for a video. Errors: `viarl.datasets.common.records`."""
+    """Return the questions, several for a video. Errors: `viarl.datasets.parsed.records`."""
     found = Collector(SOURCE)
     for name, number, record in records(files):
         where = f"{name}:{number}"

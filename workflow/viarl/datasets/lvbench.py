@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.common import (
+from viarl.datasets.parsed import (
     MALFORMED,
     MISSING,
     Collector,
@@ -46,7 +46,7 @@ _TIME = r"\s*(?:(\d{1,3}):)?(\d{1,4}):([0-5]\d)\s*"
 
 
 def parse(files: dict[str, Path]) -> Parsed:
-    """Return the questions; Item.groups has a "type=…" for every ability. Errors: `viarl.datasets.common.records`."""
+    """Return the questions; Item.groups has a "type=…" for every ability. Errors: `viarl.datasets.parsed.records`."""
     found = Collector(SOURCE)
     for name, number, record in records(files):
         where = f"{name}:{number}"

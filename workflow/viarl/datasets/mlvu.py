@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from viarl.datasets.choices import letter_of_text, options_of
-from viarl.datasets.common import (
+from viarl.datasets.parsed import (
     GENERATION,
     Collector,
     Notes,

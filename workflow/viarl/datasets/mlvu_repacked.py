@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of, split_question
-from viarl.datasets.common import (
+from viarl.datasets.parsed import (
     FEW_OPTIONS,
     Collector,
     Notes,

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from viarl.datasets import llava_video
 from viarl.datasets.choices import letter_of
-from viarl.datasets.common import (
+from viarl.datasets.llava_video import asked_of, video_of
+from viarl.datasets.parsed import (
     MALFORMED,
     OPEN_ENDED,
     SAME_QUESTION,
@@ -25,7 +26,6 @@ from viarl.datasets.common import (
     records,
     text,
 )
-from viarl.datasets.llava_video import asked_of, video_of
 from viarl.faults import shown
 from viarl.items import Item
 
@@ -39,7 +39,7 @@ ARCHIVES = llava_video.ARCHIVES
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions, each once: Item.groups names every drawing that holds it, "part=rl_random_8k".
 
-    Errors: `viarl.datasets.common.records`.
+    Errors: `viarl.datasets.parsed.records`.
     """
     found = Collector(SOURCE)
     seen: dict[tuple[str, str, tuple[str, ...]], str] = {}  # the ids by video, question and options

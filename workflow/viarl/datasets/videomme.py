@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of
-from viarl.datasets.common import (
+from viarl.datasets.parsed import (
     Collector,
     Notes,
     Parsed,

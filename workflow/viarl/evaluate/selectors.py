@@ -11,9 +11,9 @@ import numpy as np
 
 from viarl.answer.base import BaseAnswerer, Reply, Request
 from viarl.answer.rotation import letter_before, rotated
-from viarl.evaluate.statistics import evidence_recall
 from viarl.items import Item
 from viarl.progress import Progress
+from viarl.selection.evidence import evidence_recall
 from viarl.selection.picks import GREEDY, SAMPLED, Pick
 from viarl.selection.training_free import aks, bolt, clip_topk, item_generator, oracle, qframe, random
 from viarl.selection.uniform import uniform

@@ -3,12 +3,10 @@
 Questions on one video share its difficulty, so the bootstrap draws whole videos (Miller, "Adding error bars to evals").
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-
-from viarl.selection.training_free import evidence_frames
 
 LEVEL = 0.95
 CHUNK = 1 << 24  # resamples x videos drawn at once; bounds the memory
@@ -66,21 +64,6 @@ def paired_difference(
     """Return the mean of first - second over the same items, (n,) each, with its clustered interval."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return clustered_means(difference[:, None], clusters, resamples, seed)[0]
-
-
-def evidence_recall(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: Collection[int]) -> float:
-    """Return the share of evidence intervals that the selected frames hit; NaN without evidence.
-
-    Args:
-        times: (count,) seconds of the candidate frames.
-        evidence: [(start, end)] in seconds; an interval without a candidate inside is hit by the nearest one, as the
-            oracle has it: no selection could hit it else.
-        selected: indices of candidates.
-    """
-    if not evidence:
-        return float("nan")
-    chosen = set(selected)
-    return sum(not chosen.isdisjoint(frames) for frames in evidence_frames(times, evidence)) / len(evidence)
 
 
 def four_way(recall: np.ndarray, correct: np.ndarray) -> dict[str, float] | None:

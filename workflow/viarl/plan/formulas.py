@@ -1,7 +1,7 @@
 """What models cost: bytes of memory and disk, operations and seconds, each quantity a formula of its own.
 
 Nothing is measured here, and no model is needed. Bytes a number: 2 in bfloat16, 4 in float32. A full training in
-bfloat16 keeps its weights in float32 (viarl.rl.config.Lora).
+bfloat16 keeps its weights in float32 (viarl.training.rl.settings.Lora).
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import Any
 
 from viarl.plan.shapes import Shape
 
-PATCHES_A_PASS = 32768  # as viarl.vlm
-CHUNK = 2**26  # logits in float32 at once, as viarl.rl.prefix
+PATCHES_A_PASS = 32768  # as viarl.models.vlm
+CHUNK = 2**26  # logits in float32 at once, as viarl.training.rl.prefix
 JPEG_HEADER = 640  # bytes
 
 
@@ -76,7 +76,7 @@ def tower_activations(shape: Shape, patches: float, *, dtype: str, checkpointing
 
 
 def shared_prefix(shape: Shape, prompt: int, length: int, size: int, dtype: str) -> float:
-    """Return the bytes that the shared-prefix attention of one group keeps in one layer (viarl.rl.attention).
+    """Return the bytes that the shared-prefix attention of one group keeps in one layer (viarl.training.rl.attention).
 
     Keys and values of the prompt at each of the G completions and at each query head, the completions' queries and
     results once more, and their mask, bool and in the computing type, for each query head of a key head.

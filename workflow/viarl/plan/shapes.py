@@ -61,7 +61,7 @@ class Shape:
         return self.text + self.vision
 
     def adapters(self, rank: int, vision: bool = False) -> int:
-        """Weights of LoRA adapters of a rank (viarl.adapters), on the tower too if `vision`."""
+        """Weights of LoRA adapters of a rank (viarl.models.adapters), on the tower too if `vision`."""
         h, v = self.hidden, self.vision_hidden
         layer = 2 * (h + h) + 2 * (h + self.kv) + 3 * (h + self.mlp)
         tower = (v + 3 * v) + (v + v) + 3 * (v + self.vision_mlp)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viarl.hub.sets import SETS
+from viarl.datasets.hub.sets import SETS
 
 PUBLISHED = {  # videos and questions by source, at most (viarl.datasets)
     "llava_video": (39_967, 39_967),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viarl.evaluate.across import FOUR, MAIN, Comparison, stops
+from viarl.evaluate.compare import FOUR, MAIN, Comparison, stops
 from viarl.report.ablations import NAMES, Row, gain, last_rows, learned_rows, spread
 from viarl.report.style import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, figure, label_ends, save
 from viarl.report.tables import bounds

@@ -1,12 +1,13 @@
 """The comparison of runs in print: ablations, selectors, the 2x2 of selector and answerer, failures, saturation.
 
-Every table is made of the rows of viarl.evaluate.across and nothing else: CSV, Markdown and page hold the same numbers.
+Every table is made of the rows of viarl.evaluate.compare and nothing else: CSV, Markdown and page hold the same
+numbers.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from viarl.evaluate.across import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
+from viarl.evaluate.compare import BASE_ANSWERER, FOUR, LEARNED, MAIN, UNIFORM, Comparison, verdict
 from viarl.evaluate.statistics import Interval
 from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, interval, percent

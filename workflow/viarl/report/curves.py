@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from viarl.report.style import BLACK, BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, figure, save
-from viarl.tracking import Record
+from viarl.tracking.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viarl.evaluate.across import FOUR, training_free
+from viarl.evaluate.compare import FOUR, training_free
 from viarl.files import read_json
 from viarl.report.style import FAINT, figure, in_order, label_ends, look, save
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from viarl.files import atomic_path
 from viarl.items import LETTERS, Item
 from viarl.report.style import BLUE, FAINT, GREEN, GREY, INK, VERMILION, in_order, look
-from viarl.selection.training_free import evidence_frames
+from viarl.selection.evidence import evidence_frames
 
 WIDTH, MARGIN = 1500, 24  # pixels
 LABELS, VERDICTS = 184, 236  # width of the columns left and right of the strip

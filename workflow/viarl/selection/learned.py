@@ -16,17 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from viarl.answer.reply_cache import ReplyCache
-from viarl.distributed import own_tower
 from viarl.files import atomic_path, sha256_json
 from viarl.items import Item
 from viarl.memory import Recent
-from viarl.progress import Progress
-from viarl.prompts import Selection, parse_selection, selector_messages
-from viarl.vlm import (
+from viarl.models.reply_cache import ReplyCache
+from viarl.models.settings import ModelSettings
+from viarl.models.shards import own_tower
+from viarl.models.vlm import (
     PATCHES_A_PASS,
     Encoder,
-    ModelSettings,
     Prompt,
     closing_tokens,
     completion_text,
@@ -36,6 +34,8 @@ from viarl.vlm import (
     suppressed_tokens,
     video_features,
 )
+from viarl.progress import Progress
+from viarl.selection.prompt import Selection, parse_selection, selector_messages
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -66,7 +66,7 @@ class SelectorPrompts:
         model: the selector; its vision tower must not change during the life of this object.
         processor: its processor.
         cache: candidate frames; numbers are drawn on them as the cache was told to.
-        template: name of the prompt text (viarl.prompts.SELECTOR_SYSTEM).
+        template: name of the prompt text (viarl.selection.prompt.SELECTOR_SYSTEM).
         selected: K, the frames the prompt asks for.
         features_folder: keeps features on disk as well, one file a video in a folder named after the tower's weights.
         keep_bytes: memory for features; the longest unused leave first.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from viarl.selection.evidence import away, evidence_frames
 from viarl.selection.uniform import uniform
 
 BOLT_ALPHA = 3.0  # sharpening of the similarities (BOLT)
@@ -97,24 +98,6 @@ def qframe(
     return _filled([], noisy, selected)
 
 
-def evidence_frames(times: np.ndarray, evidence: Sequence[tuple[float, float]]) -> list[list[int]]:
-    """Return for each evidence interval, in their order, the candidate frames that show it.
-
-    Those inside, ends included; where none is (a short interval in a long video), the nearest.
-    """
-    found = []
-    for start, end in evidence:
-        away = _away(times, start, end)
-        found.append(np.flatnonzero(away == away.min()).tolist())
-    return found
-
-
-def _away(times: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Return the seconds between each frame and an interval, 0 inside."""
-    times = np.asarray(times, dtype=np.float64)
-    return np.maximum(np.maximum(start - times, times - end), 0)
-
-
 def oracle(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: int) -> list[int]:
     """Return K frames spread inside the evidence, as evenly as possible over its intervals.
 
@@ -131,7 +114,7 @@ def oracle(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected:
     if times.ndim != 1 or not len(times) or selected < 1:
         raise ValueError(f"the oracle needs at least one frame, got times {times.shape}, selected={selected}")
     pools = evidence_frames(times, sorted(evidence))
-    distance = np.min([_away(times, start, end) for start, end in evidence], axis=0)
+    distance = np.min([away(times, start, end) for start, end in evidence], axis=0)
     quotas = [0] * len(pools)
     for _ in range(selected):  # one frame at a time to the interval that has the fewest and can take more
         open_pools = [number for number, pool in enumerate(pools) if quotas[number] < len(pool)]

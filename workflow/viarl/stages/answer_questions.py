@@ -4,17 +4,17 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
 from viarl.answer.base import Reply, Request
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
+from viarl.command import run
 from viarl.files import atomic_path
 from viarl.items import LETTERS, Item, Video, read_items, read_videos
 from viarl.progress import Progress
-from viarl.prompts import parse_selection
 from viarl.selection.picks import Pick, read_picks
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.selection.prompt import parse_selection
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 
 COLUMNS = ("id", "video", "question", "answer", "answer_text", "reply", "times_s", "frames", "thinking", "problem")
@@ -80,12 +80,12 @@ def main(settings: Settings) -> None:
         raise ValueError(f"{settings.selected} lacks {missing[:3]} and others; run select_frames again")
     requests = [Request(item, picks[item.id].indices) for item in items if not picks[item.id].failed]
     params = {"answerer": settings.answerer, "model": str(settings.answerer_model), "items": len(items)}
-    data: dict[str, tracking.Files] = {
+    data: dict[str, Files] = {
         "items": settings.items,
         "frames": settings.manifests,
         "picks": settings.selected,
     }
-    with tracking.start(settings.tracking, params, data) as run_:
+    with start_run(settings.tracking, params, data) as run_:
         answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
         answered = answerer.answer(requests, Progress("questions", len(requests)))
         replies = {request.item.id: reply for request, reply in zip(requests, answered, strict=True)}

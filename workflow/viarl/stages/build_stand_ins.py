@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl.stages.command import run
+from viarl.command import run
 from viarl.stand_ins.settings import StandInSettings
-from viarl.tracking import Tracking, start
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def build(role: str, settings: StandInSettings, folder: Path) -> dict[str, float
 
 def main(settings: Settings) -> None:
     """Build the role's stand-in; its model card lies beside the weights."""
-    with start(settings.tracking, params={"role": settings.role, "stand_in": settings.stand_in}) as record:
+    with start_run(settings.tracking, params={"role": settings.role, "stand_in": settings.stand_in}) as record:
         measured = build(settings.role, settings.stand_in, settings.model.parent)
         record.log_metrics(measured)
         record.log_artifact(settings.model.parent / "card.md")

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viarl import tracking
+from viarl.command import run
 from viarl.faults import listed
 from viarl.files import write_json
 from viarl.items import read_videos, shard_of
 from viarl.progress import Progress
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 from viarl.video.format import CacheSettings, VideoError
 from viarl.video.writer import cache_video, manifest_record
 
@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
     bad: dict[str, str] = {}
     progress = Progress("videos", len(mine))
     params = {"shard": settings.shard, "shards": settings.shards, **asdict(cache)}
-    with tracking.start(settings.tracking, params, {"videos": settings.videos}) as record:
+    with start_run(settings.tracking, params, {"videos": settings.videos}) as record:
         for video in mine:
             if not every[video].sha256:
                 bad[video] = MISSING

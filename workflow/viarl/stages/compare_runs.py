@@ -4,13 +4,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
-from viarl.evaluate.across import COLUMNS, FAILURE_COLUMNS, Comparison, Run, compare, read_groups
+from viarl.command import run
+from viarl.evaluate.compare import COLUMNS, FAILURE_COLUMNS, Comparison, Run, compare, read_groups
 from viarl.report.ablation_figures import draw_ablations, draw_failures, draw_saturation
 from viarl.report.ablations import LEGEND, last_rows, main_failures, tables
 from viarl.report.tables import bounds, write_csv, write_markdown, write_page
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write all tables and pictures, and print the table of ablations."""
     params = {"runs": len(settings.runs), "benchmarks": settings.benchmarks, "bootstrap": settings.bootstrap}
-    with tracking.start(settings.tracking, params, {"rows": settings.rows}) as recorded:
+    with start_run(settings.tracking, params, {"rows": settings.rows}) as recorded:
         groups = read_groups(settings.runs, settings.rows, settings.benchmarks)
         comparison = compare(groups, settings.benchmarks, settings.bootstrap)
         for path in write(comparison, settings.folder):

@@ -4,18 +4,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
-from viarl.clip.scores import read_scores
+from viarl.command import run
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.rows import write_rows
 from viarl.evaluate.selectors import LEARNED, UNTUNED, Choice, Sources, choose, evaluate
 from viarl.evaluate.spoken import SpokenLines
 from viarl.items import read_items
 from viarl.selection.picks import read_picks
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.selection.similarities import read_scores
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 
 
@@ -66,13 +66,13 @@ def main(settings: Settings) -> None:
     lines = SpokenLines(items, settings.items.parent, cache)
     asking = protocol(how.protocol, settings.answerer.prompt, lines, settings.benchmark.endswith("_subtitles"))
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
-    data: dict[str, tracking.Files] = {
+    data: dict[str, Files] = {
         "items": settings.items,
         "frames": settings.manifests,
         "base": settings.base,
         "learned": settings.learned,
     }
-    with tracking.start(settings.tracking, params, data) as run_:
+    with start_run(settings.tracking, params, data) as run_:
         choices = choose(items, sources, how.selectors, settings.selected, how.random_seeds)
         by_answerer: dict[Path, list[Choice]] = {settings.answerer_model: []}
         for choice in choices:

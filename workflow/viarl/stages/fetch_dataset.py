@@ -9,15 +9,15 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
+from viarl.command import run
+from viarl.datasets.hub.dataset import Choice, FetchedSet, fetch_set
+from viarl.datasets.hub.manifest import write_manifest
+from viarl.datasets.hub.sets import SETS
 from viarl.faults import listed
 from viarl.files import atomic_path, write_json
-from viarl.hub.dataset import Choice, FetchedSet, fetch_set
-from viarl.hub.manifest import write_manifest
-from viarl.hub.sets import SETS
 from viarl.items import write_records
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 VIDEOS, SUBTITLES = "videos", "subtitles"  # folders beside the lists
 LISTED = 10  # missing videos that an error names
@@ -33,11 +33,12 @@ class HubRuntime:
 
 @dataclass(frozen=True)
 class Settings:
-    """A set of `viarl.hub.sets` -> its items, videos, manifest and data card, all in one folder.
+    """A set of `viarl.datasets.hub.sets` -> its items, videos, manifest and data card, all in one folder.
 
     Args:
         store: folder of all stores.
-        limit, archives, revisions, drawings, videos_from, validation_share, split_seed: see `viarl.hub.dataset.Choice`.
+        limit, archives, revisions, drawings, videos_from, validation_share, split_seed: see
+        `viarl.datasets.hub.dataset.Choice`.
     """
 
     items: Path
@@ -95,7 +96,7 @@ def main(settings: Settings) -> None:
         settings.split_seed,
         settings.hub.keep_archives,
     )
-    with tracking.start(settings.tracking, params) as record:
+    with start_run(settings.tracking, params) as record:
         made = fetch_set(settings.set, settings.store, choice)
         if not made.items:
             raise ValueError(

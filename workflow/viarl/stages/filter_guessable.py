@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
-from viarl.clip.scores import read_scores
+from viarl.command import run
 from viarl.files import write_json
-from viarl.filtering import Filter, FilterSettings
 from viarl.items import read_items, write_records
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.selection.similarities import read_scores
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
+from viarl.training.filtering import Filter, FilterSettings
 from viarl.video.cache import FrameCache
 
 
@@ -41,8 +41,8 @@ def main(settings: Settings) -> None:
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
     params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
-    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
-    with tracking.start(settings.tracking, params, data) as run_:
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    with start_run(settings.tracking, params, data) as run_:
         reasons = judge.reasons(items, settings.filter.rule)
         card = judge.data_card(items, reasons)
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
+from viarl.command import run
 from viarl.datasets.local import import_questions, split_videos
 from viarl.items import write_records
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 PARTS = ("local", "local_train", "local_validation")
 
@@ -43,7 +43,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Check everything, then write both files; items.jsonl last."""
     params = {"set": settings.set, "validation_share": settings.validation_share, "seed": settings.seed}
-    with tracking.start(settings.tracking, params) as run_:
+    with start_run(settings.tracking, params) as run_:
         items, videos = import_questions(settings.folder, settings.questions, labelled=settings.set != "local")
         if settings.set != "local":
             train, validation = split_videos(videos, settings.validation_share, settings.seed)

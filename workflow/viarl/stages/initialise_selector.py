@@ -6,26 +6,28 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from viarl import tracking
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
-from viarl.clip.scores import read_scores
-from viarl.distributed import processes
-from viarl.evaluate.statistics import evidence_recall
+from viarl.command import run
 from viarl.faults import by_reason, left_out
+from viarl.identity import identity
 from viarl.items import read_items
-from viarl.monitor import Monitor
+from viarl.models.files import weight_files
+from viarl.models.settings import Lora, ModelSettings
+from viarl.models.vlm import resolve_device
+from viarl.processes import processes
 from viarl.progress import say
-from viarl.rl.config import Lora
-from viarl.rl.hooks import quiet_libraries
+from viarl.selection.evidence import evidence_recall
 from viarl.selection.learned import load_selector
-from viarl.sft.dataset import Collator, Example
-from viarl.sft.labels import Labels, examples
-from viarl.sft.trainer import LOGGED, Start, SupervisedTrainer, arguments
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.selection.similarities import read_scores
+from viarl.tracking.monitor import Monitor
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
+from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
+from viarl.training.libraries import quiet_libraries
+from viarl.training.sft.dataset import Collator, Example
+from viarl.training.sft.labels import Labels, examples
+from viarl.training.sft.trainer import LOGGED, Start, SupervisedTrainer, arguments
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
-from viarl.vlm import ModelSettings, resolve_device
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         found["label_evidence_recall"] = hit
     say(f"labels {start.labels}: {found}")
     params = {"seed": settings.seed, "selector": selector, "model": str(source)}
-    with tracking.start(settings.tracking, params) as run_:
+    with start_run(settings.tracking, params) as run_:
         run_.log_metrics(found)
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
-from viarl.evaluate.across import stops, verdict
+from viarl.command import run
+from viarl.evaluate.compare import stops, verdict
 from viarl.evaluate.statistics import Interval
 from viarl.files import read_json, write_json
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Write the verdict; ValueError where the summary does not hold the gain."""
-    with tracking.start(settings.tracking, {"benchmark": settings.benchmark}) as run_:
+    with start_run(settings.tracking, {"benchmark": settings.benchmark}) as run_:
         pair = f"cycle{settings.cycle}-cycle{settings.cycle - 1}"
         try:
             gain = Interval(**read_json(settings.summary)["benchmarks"][settings.benchmark]["paired"][pair])

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import av
 
+from viarl.command import run
 from viarl.datasets.needle import Scene, make_set
 from viarl.datasets.needle_render import encode, render
 from viarl.files import atomic_path, read_json, sha256_file, write_json
-from viarl.fingerprint import fingerprint
+from viarl.identity import fingerprint
 from viarl.items import Video, write_records
 from viarl.progress import Progress
-from viarl.stages.command import run
-from viarl.tracking import Tracking, start
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _write_videos(scenes: list[Scene], folder: Path) -> Iterator[Video]:
 def main(settings: Settings) -> None:
     """Make the set; ValueError for an unknown split or more questions than a video can bear."""
     parameters = {"set": settings.set, "split": settings.split, "seed": settings.seed, "videos": settings.count}
-    with start(settings.tracking, params=parameters) as record:
+    with start_run(settings.tracking, params=parameters) as record:
         scenes, items = make_set(settings.seed, settings.split, settings.count, settings.questions_per_video)
         folder = settings.videos.parent / "videos"
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viarl import tracking
+from viarl.command import run
 from viarl.evaluate.rows import read_rows
 from viarl.items import read_items
-from viarl.mlflow_parent import newest
 from viarl.report.ablation_figures import draw_failures
 from viarl.report.comparison import write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing
 from viarl.report.figures import draw_accuracy, draw_tasks, failure_shares, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Record, Tracking, begun, newest, records
+from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 
 
@@ -64,16 +63,16 @@ def _pick(row: dict[str, Any]) -> Pick:
     return Pick(indices=indices, **{name: row[name] for name in names})
 
 
-def training_records(root: Path, last: int) -> list[tracking.Record]:
+def training_records(root: Path, last: int) -> list[Record]:
     """Return the newest record of each job of the main run, up to the last cycle that is shown."""
-    every = filter(None, map(tracking.begun, tracking.records(root)))
+    every = filter(None, map(begun, records(root)))
     own = [record for record in every if not record.header["run"]]
     return newest([record for record in own if int(record.header["cycle"] or 0) <= last])
 
 
 def main(settings: Settings) -> None:
     """Write all pictures and tables."""
-    with tracking.start(settings.tracking, {"filmstrips": settings.filmstrips}, {"rows": settings.rows}) as recorded:
+    with start_run(settings.tracking, {"filmstrips": settings.filmstrips}, {"rows": settings.rows}) as recorded:
         summaries = read_summaries(settings.summaries)
         records = training_records(settings.tracking.root, summaries[-1]["cycle"])
         draw_accuracy(summaries, settings.folder / "accuracy.png")

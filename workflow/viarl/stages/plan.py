@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from viarl.command import run
+from viarl.plan.estimates import GB, Estimate, Plan
 from viarl.plan.shapes import PUBLISHED, Shape, shape_of
 from viarl.plan.sizes import sizes
-from viarl.plan.stages import GB, Estimate, Plan
-from viarl.stages.command import run
 
 FORMULAS = """\
 Memory of a training: weights + gradients + AdamW's moments (4 + 4 + 8 bytes a trained weight; LoRA: adapters), the

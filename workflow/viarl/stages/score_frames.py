@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viarl import tracking
-from viarl.clip.model import load_clip
-from viarl.clip.scores import similarities, write_scores
+from viarl.command import run
 from viarl.items import read_items
+from viarl.models.clip import load_clip
 from viarl.progress import Progress
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.selection.similarities import similarities, write_scores
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 
 
@@ -35,12 +35,12 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Score the shard; see viarl.clip.scores."""
+    """Score the shard; see viarl.selection.similarities."""
     cache = FrameCache([settings.manifest])
     videos = set(cache.videos())
     items = [item for item in read_items(settings.items) if item.video in videos]
-    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifest}
-    with tracking.start(settings.tracking, {"clip": settings.clip, "model": str(settings.model)}, data) as run_:
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifest}
+    with start_run(settings.tracking, {"clip": settings.clip, "model": str(settings.model)}, data) as run_:
         name = settings.model if settings.model.is_dir() else str(settings.model)
         model = load_clip(name, settings.clip.pretrained, device=settings.device)
         progress = Progress("videos", len({item.video for item in items}))

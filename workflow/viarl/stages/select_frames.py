@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from viarl import tracking
-from viarl.answer.reply_cache import ReplyCache
-from viarl.checkpoints import identity, weight_files
-from viarl.fingerprint import fingerprint
+from viarl.command import run
+from viarl.identity import fingerprint, identity
 from viarl.items import Item, read_items
+from viarl.models.files import weight_files
+from viarl.models.reply_cache import ReplyCache
+from viarl.models.settings import ModelSettings
+from viarl.models.vlm import resolve_device
 from viarl.progress import Progress, say
 from viarl.selection.learned import load_selector, select
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
-from viarl.vlm import ModelSettings, resolve_device
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ def main(settings: Settings) -> None:
     items = read_items(settings.items)
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
     params = {"seed": settings.seed, "selected": settings.selected, "selector": settings.selector}
-    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
-    with tracking.start(settings.tracking, {**params, "model": str(settings.selector_model)}, data) as run_:
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    with start_run(settings.tracking, {**params, "model": str(settings.selector_model)}, data) as run_:
         kept = kept_completions(settings)
         picks = pick(settings, items, cache, kept)
         write_picks(settings.output, picks)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viarl import tracking
+from viarl.command import run
 from viarl.evaluate.rows import read_rows
 from viarl.evaluate.summary import summarise
 from viarl.files import write_json
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Write eval.json and print the accuracies."""
     params = {"bootstrap": settings.bootstrap, "benchmarks": settings.benchmarks}
-    with tracking.start(settings.tracking, params, {"rows": settings.rows}) as run_:
+    with start_run(settings.tracking, params, {"rows": settings.rows}) as run_:
         rows = read_rows(settings.rows)
         summary = summarise(rows, settings.cycle, settings.benchmarks, settings.bootstrap)
         write_json(settings.output, summary)

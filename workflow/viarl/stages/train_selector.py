@@ -7,26 +7,28 @@ from pathlib import Path
 
 import torch
 
-from viarl import tracking
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
-from viarl.distributed import processes
+from viarl.command import run
 from viarl.faults import left_out
+from viarl.identity import identity
 from viarl.items import Item, read_items
-from viarl.monitor import Monitor
+from viarl.models.files import weight_files
+from viarl.models.settings import Lora, ModelSettings
+from viarl.processes import processes
 from viarl.progress import say
-from viarl.rl.config import Lora, RewardWeights, SelectorTask, Training
-from viarl.rl.hooks import quiet_libraries
-from viarl.rl.reward import RecallOf
-from viarl.rl.rollout import PixelPrompts
-from viarl.rl.trainer import SelectorTrainer
 from viarl.selection.learned import load_selector
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.monitor import Monitor
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
+from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
+from viarl.training.libraries import quiet_libraries
+from viarl.training.rl.reward import RecallOf
+from viarl.training.rl.rollout import PixelPrompts
+from viarl.training.rl.settings import RewardWeights, SelectorTask, Training
+from viarl.training.rl.trainer import SelectorTrainer
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
-from viarl.vlm import ModelSettings
 
 SHOWN = ("reward/total", "valid_rate", "answer_accuracy", "kl", "entropy")
 
@@ -132,8 +134,8 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         seed=settings.seed + 7919 * settings.cycle,  # cycles of one seed draw differently
         patience_s=settings.answerer.endpoint.patience_s,
     )
-    data: dict[str, tracking.Files] = {"items": settings.items, "frames": settings.manifests}
-    with tracking.start(settings.tracking, known_settings(settings), data) as run_:
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    with start_run(settings.tracking, known_settings(settings), data) as run_:
         run_.log_metrics({"items": len(items), "trained_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

@@ -4,25 +4,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from viarl import tracking
 from viarl.answer.answerer import Answerer
 from viarl.answer.settings import AnswererSettings
-from viarl.checkpoints import CheckpointCallback, Checkpoints, identity, weight_files, working_folder
-from viarl.distributed import own_tower, processes
+from viarl.command import run
 from viarl.faults import left_out
+from viarl.identity import identity
 from viarl.items import Item, read_items
-from viarl.monitor import Monitor
+from viarl.models.files import weight_files
+from viarl.models.settings import Lora
+from viarl.models.shards import own_tower
+from viarl.models.vlm import Encoder, load_model, load_processor, resolve_device
+from viarl.processes import processes
 from viarl.progress import say
-from viarl.rl.config import Lora
-from viarl.rl.hooks import quiet_libraries
 from viarl.selection.picks import Pick, read_picks
-from viarl.sft.dataset import AnswererPrompts, Collator, Example, target_text
-from viarl.sft.replies import replies_before
-from viarl.sft.trainer import LOGGED, SupervisedTrainer, Tuning, arguments
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.monitor import Monitor
+from viarl.tracking.record import Files, Tracking
+from viarl.tracking.start import start_run
+from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
+from viarl.training.libraries import quiet_libraries
+from viarl.training.sft.dataset import AnswererPrompts, Collator, Example, target_text
+from viarl.training.sft.own_words import replies_before
+from viarl.training.sft.trainer import LOGGED, SupervisedTrainer, Tuning, arguments
 from viarl.video.cache import FrameCache
-from viarl.vlm import Encoder, load_model, load_processor, resolve_device
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     model = load_model(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
     processor = load_processor(start)
     params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
-    data: dict[str, tracking.Files] = {
+    data: dict[str, Files] = {
         "items": settings.items,
         "frames": settings.manifests,
         "picks": settings.selected,
     }
-    with tracking.start(settings.tracking, params, data) as run_:
+    with start_run(settings.tracking, params, data) as run_:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

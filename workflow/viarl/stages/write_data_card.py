@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from viarl import tracking
+from viarl.command import run
 from viarl.files import read_json, write_json
 from viarl.items import read_items
-from viarl.stages.command import run
-from viarl.tracking import Tracking
+from viarl.tracking.record import Tracking
+from viarl.tracking.start import start_run
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Merge; ValueError for a file that is none of ours."""
-    with tracking.start(settings.tracking, {}) as record:
+    with start_run(settings.tracking, {}) as record:
         cards = {path.parent.name: read_json(path) for path in settings.cards}
         sets: dict[str, dict[str, Any]] = {}
         for path in settings.items:

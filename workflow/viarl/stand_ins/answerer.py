@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from viarl.checkpoints import save_model
+from viarl.answer.asking import answerer_messages, extract_letter
 from viarl.datasets.needle import COLOURS, OPTIONS, SHAPES, generator
 from viarl.files import write_text
 from viarl.items import LETTERS
+from viarl.models.save import save_model
+from viarl.models.vlm import Encoder, closing_tokens, generate
 from viarl.progress import Progress
-from viarl.prompts import answerer_messages, extract_letter
 from viarl.stand_ins.architecture import Size, build_model, build_processor
 from viarl.stand_ins.corpus import question_text, stand_in_tokenizer
 from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
 from viarl.stand_ins.replies import Example, Examples, reply_loss
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
-from viarl.vlm import Encoder, closing_tokens, generate
 
 SIZE = Size(layers=4, vision_layers=2)
 

@@ -18,7 +18,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from viarl.vlm import TEXT_INSIDE_VIDEO
+from viarl.models.vlm import TEXT_INSIDE_VIDEO
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -14,9 +14,9 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from viarl.clip.model import CONFIG_FILE, Clip
 from viarl.datasets.needle import Scene, draw_question, generator
 from viarl.files import atomic_path, write_json, write_text
+from viarl.models.clip import CONFIG_FILE, Clip
 from viarl.progress import Progress
 from viarl.stand_ins.films import HELD_OUT_STREAM, Films, film
 from viarl.stand_ins.settings import StandInSettings

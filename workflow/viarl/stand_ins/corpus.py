@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from transformers import Qwen2Tokenizer
 
+from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import COLOURS, SHAPES, TEMPORAL_TASKS
 from viarl.items import LETTERS
-from viarl.prompts import answerer_messages, selector_messages
+from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import build_tokenizer
 
 NOT_SEEN = "none"  # in place of the shape, where no frame shows the card

@@ -9,10 +9,10 @@ import torch
 from torch.nn import functional
 
 from viarl.datasets.needle import TEMPORAL_TASKS, Scene, question, repeated_cards
-from viarl.prompts import selector_messages
+from viarl.models.vlm import Encoder, Prompt, forward_arguments
+from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.corpus import thought
 from viarl.stand_ins.films import Films
-from viarl.vlm import Encoder, Prompt, forward_arguments
 
 TEMPORAL_SHARE = 0.36  # of the questions, as in the data set
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import OPTIONS, TEMPORAL_TASKS, Question, draw_question, options, repeated_cards
 from viarl.items import LETTERS
-from viarl.prompts import answerer_messages
+from viarl.models.vlm import Encoder, Prompt, forward_arguments, video_features
 from viarl.stand_ins.corpus import NOT_SEEN, reply
 from viarl.stand_ins.films import NO_CARD, Films
-from viarl.vlm import Encoder, Prompt, forward_arguments, video_features
 
 
 @dataclass(frozen=True)

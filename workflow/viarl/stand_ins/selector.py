@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from viarl.checkpoints import save_model
 from viarl.datasets.needle import COLOURS, generator
 from viarl.files import write_text
+from viarl.models.save import save_model
+from viarl.models.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, video_features
 from viarl.progress import Progress
-from viarl.prompts import parse_selection
+from viarl.selection.prompt import parse_selection
 from viarl.stand_ins.architecture import Size, build_model, build_processor
 from viarl.stand_ins.corpus import stand_in_tokenizer
 from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
@@ -33,7 +34,6 @@ from viarl.stand_ins.lessons import TEMPORAL_SHARE, Classroom, Lesson, all_lesso
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 from viarl.video.overlay import NumberStyle, with_numbers
-from viarl.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, video_features
 
 LONGEST = 32  # tokens of a completion
 _VIDEOS_A_PASS = 25

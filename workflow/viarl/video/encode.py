@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from viarl.video.container import Reading
 from viarl.video.format import CacheSettings, VideoError
-from viarl.video.reader import Reading, read_frames
+from viarl.video.reader import read_frames
 
 
 def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Frame numbers drawn on the selector's frames, pixel for pixel as the authors draw them, but faster.
 
 The authors call Pillow once a frame, at every step. Here each number's coverage mask is rendered once a frame size and
-blended with Pillow's own rounding; `tests/unit/test_overlay.py` holds the two ways against each other.
+blended with Pillow's own rounding; `tests/unit/video/test_overlay.py` holds the two ways against each other.
 """
 
 import math

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from viarl.files import atomic_path, sha256_file
-from viarl.fingerprint import fingerprint
+from viarl.identity import fingerprint
 from viarl.items import Video, check_id
+from viarl.video.container import Reading, check_there
 from viarl.video.encode import read_encoded
 from viarl.video.format import CacheSettings, VideoError
-from viarl.video.reader import Reading, check_there
 
 FOLDER = "videos"
 

@@ -1,0 +1,129 @@
+"""What the evaluation's answering path gains over asking one question at a time.
+
+Workload: generated needle videos with several questions each, shown with the frames of uniform, five random and oracle
+selection, as an evaluation does; an untrained answerer of the stand-ins' size. Both ways read the same frame cache and
+are timed in turn on one thread:
+
+- ours: `viarl.answer.answerer.Answerer`: batches, each frame decoded and encoded once, equal requests asked once;
+- one at a time: decode the frames, run the vision tower, generate with batch 1, as the authors' scripts do.
+
+The replies of both are compared: the gain counts only if they are the same.
+"""
+
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from viarl.answer.answerer import Answerer, Request
+from viarl.answer.asking import answerer_messages, extract_letter
+from viarl.datasets.needle import make_set
+from viarl.datasets.needle_render import encode, render
+from viarl.evaluate.selectors import Sources, choose
+from viarl.files import sha256_file, write_json
+from viarl.items import Item, Video
+from viarl.models.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, with_features
+from viarl.stand_ins.architecture import Size, build_model, build_processor
+from viarl.stand_ins.corpus import TEMPLATE, stand_in_tokenizer
+from viarl.video.cache import FrameCache
+from viarl.video.format import CacheSettings
+from viarl.video.writer import cache_video, manifest_record
+
+FRAMES = CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56)
+SELECTED = 4
+SELECTORS = ("uniform", "random", "oracle")
+DRAWS = 5
+NEW_TOKENS = 4  # as long as the trained stand-in's replies
+BATCH = 64
+
+
+def _needle(folder: Path, videos: int, questions: int) -> tuple[FrameCache, list[Item]]:
+    """Generate and cache needle videos with `questions` questions each."""
+    scenes, items = make_set(0, "validation", videos, questions)
+    entries = {}
+    for scene in scenes:
+        path = folder / f"{scene.id}.mp4"
+        encode(render(scene), path, scene.quality)
+        video = Video(scene.id, str(path), path.stat().st_size, sha256_file(path))
+        entries[scene.id] = cache_video(video, folder / "frames", FRAMES, 60.0)
+    manifest = folder / "frames" / "0.json"
+    write_json(manifest, manifest_record(0, FRAMES, entries, {}))
+    return FrameCache([manifest]), items
+
+
+class _OneAtATime:
+    """Answers each request by itself."""
+
+    def __init__(self, model: Any, processor: Any, cache: FrameCache) -> None:
+        self.model, self.processor, self.cache = model, processor, cache
+        self.encoder, self.suppress = Encoder(model, processor), suppressed_tokens(processor)
+        self.closing = closing_tokens(model, processor)
+
+    def answer(self, request: Request) -> str:
+        """Return the reply's text."""
+        item = request.item
+        pixels, grid = self.encoder.pixels(self.cache.answerer_frames(item.video, request.frames))
+        prompt = self.encoder.prompt(answerer_messages(TEMPLATE, item.question, item.options, True), pixels, grid)
+        completion = generate(
+            self.model,
+            with_features(self.model, [prompt]),
+            closing=self.closing,
+            max_new_tokens=NEW_TOKENS,
+            suppress=self.suppress,
+        )[0]
+        text = completion_text(self.processor, completion, self.closing)
+        extract_letter(text, item.options)
+        return text
+
+
+def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64, rounds: int = 3) -> dict[str, Any]:
+    """Measure both ways on `videos` videos written into `folder`; one at a time on `single` of the requests.
+
+    Returns:
+        speedup: questions per second of our path / one at a time; higher is better (medians over `rounds`).
+        and what explains it: rates, requests, how many were different, share of equal replies.
+    """
+    torch.manual_seed(0)
+    cache, items = _needle(folder, videos, questions)
+    tokenizer = stand_in_tokenizer(FRAMES.candidates)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, Size()).eval()
+    requests = [
+        Request(choice.item, choice.indices) for choice in choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
+    ]
+    sample = requests[:: max(1, len(requests) // single)][:single]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ours, plain, same, asked = [], [], [], 0
+    try:
+        alone = _OneAtATime(model, processor, cache)
+        for _ in range(rounds):
+            answerer = Answerer(model, processor, cache, TEMPLATE, NEW_TOKENS, BATCH)  # remembers nothing yet
+            start = time.perf_counter()
+            replies = dict(zip(requests, answerer.answer(requests), strict=True))
+            ours.append(len(requests) / (time.perf_counter() - start))
+            asked = answerer.asked
+            start = time.perf_counter()
+            texts = [alone.answer(request) for request in sample]
+            plain.append(len(sample) / (time.perf_counter() - start))
+            same += [replies[request].text == text for request, text in zip(sample, texts, strict=True)]
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "speedup": median(ours) / median(plain),
+        "questions_per_second": median(ours),
+        "one_at_a_time_per_second": median(plain),
+        "requests": len(requests),
+        "different_requests": asked,
+        "same_replies": sum(same) / len(same),
+        "videos": videos,
+        "questions_per_video": questions,
+        "selectors": list(SELECTORS),
+        "selected": SELECTED,
+        "batch_size": BATCH,
+        "new_tokens": NEW_TOKENS,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "threads": 1,
+    }

@@ -1,0 +1,185 @@
+"""Checkpoints by folder or hub id: shards, damage, revisions, no remote code, attention by device, both trainers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from small_answerer import model_and_processor
+from viarl.config.check import check
+from viarl.config.runs import overlaid
+from viarl.identity import identity
+from viarl.models import settings as model_settings
+from viarl.models import vlm
+from viarl.models.families import attention_for
+from viarl.models.files import INDEX, find, pinned, weight_files
+from viarl.models.save import restore_weights
+from viarl.models.vlm import load_model, load_processor
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+
+
+def save(folder: Path, **options: Any) -> Path:
+    model, processor = model_and_processor()
+    model.save_pretrained(folder, **options)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A checkpoint in several shards, as larger models are published."""
+    folder = save(tmp_path / "sharded", max_shard_size="100KB")
+    assert len(list(folder.glob("model-0*-of-*.safetensors"))) > 2 and (folder / INDEX).exists()
+    assert not (folder / "model.safetensors").exists()
+    return folder
+
+
+def configured(role: str = "answerer", **values: Any) -> None:
+    check(overlaid(DEFAULT, {role: {"prompt": "paper", **values}, "device": values.pop("device", "auto")}))
+
+
+def test_shards_are_loaded_hashed_and_restored(sharded: Path) -> None:
+    expected = model_and_processor()[0].state_dict()
+    loaded = load_model(sharded, device="cpu")
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in expected.items())
+    files = weight_files(sharded)
+    assert len(files) == len(set(json.loads((sharded / INDEX).read_text())["weight_map"].values()))
+    before = identity({}, {"weights": files})
+    torch.nn.init.zeros_(loaded.lm_head.weight)
+    restore_weights(loaded, sharded)  # the checkpoints of a large model's training are sharded too
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in expected.items())
+    data = bytearray(files[-1].read_bytes())
+    data[-1] ^= 1
+    files[-1].write_bytes(data)
+    assert identity({}, {"weights": files}) != before
+    configured(model=str(sharded))
+
+
+def test_a_lacking_or_damaged_shard_is_named(sharded: Path) -> None:
+    second = sorted(sharded.glob("model-*"))[1]
+    content = second.read_bytes()
+    second.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"folder {sharded} is damaged .*download or copy it again, or name another"):
+        load_model(sharded, device="cpu")
+    second.unlink()
+    for look in (lambda: load_model(sharded, device="cpu"), lambda: configured(model=str(sharded))):
+        with pytest.raises(ValueError, match=second.name):
+            look()
+    (sharded / INDEX).write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json, which is damaged"):
+        find(sharded)
+
+
+def test_a_revision_is_part_of_the_name_and_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pinned({"model": "a/b", "revision": None}) == pinned({"model": "a/b"}) == "a/b"
+    name = pinned({"model": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "refs/pr/1"})
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(vlm.AutoProcessor, "from_pretrained", lambda name, **options: asked.append((name, options)))
+    for model in (name, Path(name), "Qwen/Qwen2.5-VL-3B-Instruct"):
+        load_processor(model)
+    expected = ("Qwen/Qwen2.5-VL-3B-Instruct", {"revision": "refs/pr/1", "trust_remote_code": False})
+    assert asked[0] == asked[1] == expected and asked[2][1]["revision"] == "main"
+
+
+def test_the_revision_chooses_among_the_hubs_commits(tmp_path: Path) -> None:
+    """Two commits in the hub's own cache layout, read by the real client without a network."""
+    home = tmp_path / "hub" / "models--owner--name"
+    for commit, ref, value in (("a" * 40, "main", 1.0), ("b" * 40, "v1", 2.0)):
+        (home / "refs").mkdir(parents=True, exist_ok=True)
+        (home / "refs" / ref).write_text(commit)
+        model = model_and_processor()[0]
+        before = model.lm_head.weight.data.clone()
+        model.lm_head.weight.data.fill_(value)
+        save(home / "snapshots" / commit)
+        model.lm_head.weight.data.copy_(before)
+    script = (
+        "from viarl.models.vlm import load_model, load_processor\n"
+        "for name in ('owner/name', 'owner/name@v1', 'owner/name@' + 'b' * 40):\n"
+        "    load_processor(name)\n"
+        "    print(float(load_model(name, device='cpu').lm_head.weight[0, 0]))\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["1.0", "2.0", "2.0"]
+    assert f"owner/name is at commit {'a' * 40}" in done.stderr and f"at commit {'b' * 40}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"revision": "main"}, r"revision = 'main': only a hub id has revisions, and answerer.model is 'stand-in'"),
+        ({"model": "a/b", "revision": "a b"}, r"answerer.revision = 'a b': no branch, tag or commit"),
+        ({"model": "a/b", "revision": "-x"}, r"answerer.revision = '-x': no branch"),
+        ({"model": "a/b@v1"}, r"answerer.model = 'a/b@v1': the revision stands in answerer.revision"),
+    ],
+)
+def test_revisions_that_cannot_be_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(overlaid(DEFAULT, {"answerer": {"prompt": "paper" if "model" in values else "short", **values}}))
+
+
+def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
+    """A folder whose files name classes of its own: they are left alone."""
+    folder = save(tmp_path / "model")
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        kinds = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoVideoProcessor", "AutoImageProcessor")
+        content["auto_map"] = dict.fromkeys(kinds, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+        (folder / name).write_text(json.dumps(content))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    assert load_model(folder, device="cpu").config.model_type == "qwen2_5_vl"
+    assert type(load_processor(folder)).__name__ == "Qwen2_5_VLProcessor"
+    assert not (tmp_path / "ran").exists()
+    sources = [path for path in (REPOSITORY / "workflow").rglob("*.py") if "trust_remote_code" in path.read_text()]
+    assert [path.name for path in sources] == ["model_files.py"]  # where it is set to False
+
+
+def test_attention_by_device_type_and_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert attention_for("eager", "float32", cpu) == "eager"
+    for installed in (False, True):
+        monkeypatch.setattr(model_settings.importlib.util, "find_spec", lambda name, there=installed: there or None)
+        kinds = {(dtype, device): attention_for("auto", dtype, device) for dtype in ("float32", "bfloat16")
+                 for device in (cpu, gpu)}  # fmt: skip
+        assert {key for key, kind in kinds.items() if kind == "flash_attention_2"} == (
+            {("bfloat16", gpu)} if installed else set()
+        )
+        for dtype, device, message in (
+            ("bfloat16", cpu, "it needs a GPU"),
+            ("float32", gpu, "weights in bfloat16, and these are float32"),
+            ("bfloat16", gpu, None if installed else "flash_attn is not installed"),
+        ):
+            if message:
+                with pytest.raises(ValueError, match=f"flash_attention_2: .*{message}.*set attention: auto or sdpa"):
+                    attention_for("flash_attention_2", dtype, device)
+    assert attention_for("flash_attention_2", "bfloat16", gpu) == "flash_attention_2"
+
+
+def test_a_demanded_flash_attention_is_refused_before_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "model")
+    monkeypatch.setattr(vlm, "model_class", lambda source: pytest.fail("looked for a class"))
+    with pytest.raises(ValueError, match="it needs a GPU, and the device is cpu"):
+        load_model(folder, "bfloat16", "flash_attention_2", "cpu")
+    monkeypatch.setattr(model_settings.importlib.util, "find_spec", lambda name: None)
+    demanded = {"model": "a/b", "attention": "flash_attention_2", "dtype": "bfloat16"}
+    for device, changes, message in (
+        ("cpu", {}, "it needs a GPU"),
+        ("cuda", {}, r"flash_attn is not installed"),
+        ("cuda", {"dtype": "float32"}, "weights in bfloat16"),
+        ("auto", {}, r"without answerer.lora all weights are trained, in float32"),
+    ):
+        overlay = {"device": device, "answerer": {"prompt": "paper", **demanded, **changes}}
+        with pytest.raises(ValueError, match=f"answerer.attention = 'flash_attention_2': .*{message}.*set it to auto"):
+            check(overlaid(DEFAULT, overlay))
+    lora = {"lora": {"enabled": True}}
+    check(overlaid(DEFAULT, {"answerer": {"prompt": "paper", **demanded, **lora}}))

@@ -1,0 +1,238 @@
+"""Settings of the jobs, and what all of them are told. No rule stands here.
+
+Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result)
+and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
+inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
+in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
+Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
+"""
+
+import hashlib
+import json
+import shutil
+
+from snakemake.persistence.file import FilePersistence
+
+from viarl.config.check import STAND_IN
+from viarl.config.launcher import accelerate_file
+from viarl.identity import fingerprint
+from viarl.datasets.hub.sets import REPOSITORIES
+from viarl.config.runs import run_name
+from viarl.tracking.record import git_tags
+
+
+def keep_locks_of_others():
+    """A command that ends removes its own locks alone; Snakemake 9.27 removes those of every command in the folder."""
+
+    def remove_own(persistence):
+        for lock in persistence._lockfile.values():
+            if os.path.exists(lock):
+                os.remove(lock)
+        persistence._lockfile.clear()
+
+    FilePersistence._delete_locks = remove_own
+    FilePersistence.cleanup_locks = lambda persistence: shutil.rmtree(persistence._lockdir)  # --unlock
+
+
+keep_locks_of_others()
+
+# SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
+# its state, and the log holds what it said. A prefix takes the place of Snakemake's own, which its beginning repeats.
+shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
+
+
+def settings(stage, *parts, module="viarl.stages.{stage}"):
+    """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
+
+    `parts` are functions of a run's configuration and a job's wildcards that return mappings. The job's name for the
+    tracking is added, and the fingerprint of `module`, whose name may hold wildcards.
+    """
+
+    def known(config, w):
+        return {key: value for part in parts for key, value in part(config, w).items()}
+
+    GRAPH.settings[stage] = known
+
+    def text(w):
+        own = {name: value for name, value in w.items() if name != "run"}
+        run = w.get("run", "")
+        job = {"stage": stage, "run": run, "wildcards": own, "code": fingerprint(module.format(stage=stage, **w))}
+        if "c" in own:
+            job["cycle"] = int(w.c)
+        return json.dumps(known(GRAPH.config(run), own) | {"tracking": job}, sort_keys=True)
+
+    return text
+
+
+def only(mapping, names):
+    """A mapping's entries of these names."""
+    return {name: value for name, value in mapping.items() if name in names}
+
+
+def without(mapping, names):
+    """A mapping's entries but those of these names."""
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def pick(section, *names):
+    """A part of the settings: the named keys of a section of the configuration."""
+    return lambda config, w: {name: config[section][name] for name in names}
+
+
+def section(*names):
+    """A part of the settings: whole sections of the configuration."""
+    return lambda config, w: {name: config[name] for name in names}
+
+
+# Keys that bound memory and time, and change no result.
+NO_RESULT = ["save_every", "groups_per_microbatch", "groups_per_rollout", "micro_batch_size", "gradient_checkpointing"]
+# Settings that several rules are made of. How a model is asked says nothing of how it is trained.
+ASK = ["prompt", "max_new_tokens", "dtype", "attention"]
+
+
+def cycle(config, w):
+    """The cycle of a job."""
+    return {"cycle": int(w["c"])}
+
+
+def needle_set(config, w):
+    """One set of needle videos."""
+    split = SPLITS[w["set"]]
+    return {"set": w["set"], "split": split, "count": config["needle"]["videos"][split]}
+
+
+def hub_set(config, w):
+    """What is taken of a data set on a hub for a set; the split only where the set is one side of it."""
+    made, hub = SETS[w["set"]], config["hub"]
+    videos_from = hub["lvbench_videos"] if made.source == "lvbench" else ""
+    ids = [*REPOSITORIES[made.source], *filter(None, [videos_from])]
+    return {
+        "set": w["set"],
+        **only(hub, ["limit", "archives", *([] if made.part == "all" else ["validation_share", "split_seed"])]),
+        "videos_from": videos_from,
+        **({"drawings": hub["viarl_data_parts"]} if made.source == "viarl_data" and hub["viarl_data_parts"] else {}),
+        "revisions": only(hub["revisions"], ids),
+    }
+
+
+def selector(config, w):
+    """How the selector is asked."""
+    return {"selector": only(config["selector"], ASK)}
+
+
+def answerer(config, w):
+    """How the answerer is asked; on a server, precision is that one's matter."""
+    own = config["answerer"]
+    served = own["backend"] == "endpoint"
+    where = {"endpoint": only(own["endpoint"], ["model"])} if served else only(own, ["dtype", "attention"])
+    return {"answerer": only(own, ["prompt", "max_new_tokens", "frames_as", "backend"]) | where}
+
+
+def lora(section):
+    """The adapters of a model; their size is no part of it where there are none."""
+    return {"lora": section["lora"] if section["lora"]["enabled"] else {"enabled": False}}
+
+
+def training(config, w):
+    """How the selector is trained."""
+    return {
+        "selector": only(config["selector"], [*ASK, "length_range"]) | lora(config["selector"]),
+        "training": without(config["selector"]["training"], NO_RESULT),
+    }
+
+
+def start(config, w):
+    """How the selector is tuned on labels before cycle 1."""
+    known = {"start": without(config["selector"]["start"], NO_RESULT)} | lora(config["selector"])
+    return {"selector": only(config["selector"], ASK) | known}
+
+
+def tuning(config, w):
+    """How the answerer is tuned."""
+    known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
+    return {"answerer": only(config["answerer"], [*ASK, "frames_as"]) | known}
+
+
+def stand_in(config, w):
+    """What the tiny model of a role is made for."""
+    frames = {
+        "selector": ["candidates", "selected", "selector_pixels", "number_pixels"],
+        "answerer": ["candidates", "selected", "answerer_pixels"],
+        "clip": ["candidates", "selector_pixels"],
+    }[w["role"]]
+    asked = {} if w["role"] == "clip" else {f"{w['role']}_prompt": config[w["role"]]["prompt"]}
+    return {"role": w["role"], "stand_in": config["stand_ins"] | only(config["frames"], frames) | asked}
+
+
+def sampling(config, w):
+    """How a second pick of each question is drawn; the training set needs none."""
+    trained_on = w["set"] == training_set(config)
+    return {"temperature": None if trained_on else config["evaluation"]["temperature"]}
+
+
+def growing(amount):
+    """A resources function: an amount for the first attempt, twice and three times that for the next ones."""
+    return lambda w, attempt: amount * attempt
+
+
+def kept_replies(answerer):
+    """The folder that keeps replies; none for a stand-in in the stage's process, which takes no longer than reading them."""
+    quick = answerer["model"] == STAND_IN and answerer["backend"] == "transformers"
+    return None if quick else workflow.pathvars.apply("<data>/replies")
+
+
+def launcher(config):
+    """How the trainings are started; one process without sharding needs no launcher."""
+    processes, name = config["launcher"]["processes"], config["launcher"]["config"]
+    if processes == 1 and name == "ddp":
+        return {"processes": 1, "config": None}
+    return {"processes": processes, "config": str(accelerate_file(name, Path(workflow.basedir)))}
+
+
+def processes(w):
+    """The processes of a training, a core each; the SLURM profile asks for as many GPUs."""
+    return GRAPH.config(w.run)["launcher"]["processes"]
+
+
+def runtime(config):
+    """What stages are told round Snakemake's bookkeeping."""
+    return {
+        "device": config["device"],
+        "launcher": launcher(config),
+        **only(config["frames"], ["max_bad_share", "timeout_s"]),
+        "hub": only(config["hub"], ["keep_archives", "max_missing_share"]),
+        "clip": only(config["clip"], ["batch_size"]),
+        "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
+        "training": only(config["selector"]["training"], NO_RESULT),
+        "answerer": only(config["answerer"], ["batch_size"])
+        | {
+            "tuning": only(config["answerer"]["tuning"], NO_RESULT),
+            "endpoint": without(config["answerer"]["endpoint"], ["model"]),
+        },
+        "replies": kept_replies(config["answerer"]),
+        "evaluation": only(config["evaluation"], ["batch_size"]),
+    }
+
+
+RUNTIME = runtime(config)
+OWN_RUNTIMES = {name: runtime(GRAPH.config(run_name(name))) for name in config["ablations"]}
+TRACKING = config["tracking"] | {
+    "root": workflow.pathvars.apply("<results>"),
+    "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
+    "configuration": config,
+    "tags": git_tags(workflow.basedir),
+    "defer_below_s": 30.0,  # short jobs leave their push to the end of the workflow
+}
+os.environ.update(
+    VIARL_RUNTIME=json.dumps(
+        RUNTIME
+        | {
+            "tracking": TRACKING,
+            "ablations": {name: told for name, told in OWN_RUNTIMES.items() if told != RUNTIME},
+        }
+    ),
+    PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]),
+    PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")])),
+    OMP_WAIT_POLICY="passive",  # busy-waiting threads of two jobs on two cores slow each other down tens of times
+    TOKENIZERS_PARALLELISM="false",
+)

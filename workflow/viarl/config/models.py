@@ -1,0 +1,74 @@
+"""The configuration's part about models: what `model`, `revision`, `dtype` and `attention` must fulfil together."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from viarl.faults import nearest, shown
+from viarl.models.files import HUB_ID, REVISION, missing_shards
+from viarl.models.settings import flash_obstacle
+
+STAND_IN = "stand-in"
+
+
+def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterator[str]:
+    """Yield what is wrong with a role's model, a line each."""
+    model, revision = section["model"], section["revision"]
+    folder = Path(model)
+    on_the_hub = False
+    if model == STAND_IN:
+        if section["prompt"] != "short":
+            yield (
+                f"{role}.prompt = {section['prompt']!r}: the stand-in knows the prompt 'short' alone; set it, or "
+                f"another {role}.model"
+            )
+    elif model.startswith("~"):
+        yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
+    elif model.startswith(("/", ".")) or os.path.exists(model):
+        yield from _folder_problems(f"{role}.model = {shown(model)}", folder)
+    elif "@" in model:
+        yield f"{role}.model = {shown(model)}: the revision stands in {role}.revision; move what is behind @ there"
+    elif not HUB_ID.fullmatch(model):
+        yield (
+            f"{role}.model = {shown(model)}: no such folder, and no hub id, which looks like "
+            f"Qwen/Qwen2.5-VL-3B-Instruct; {nearest(model, [STAND_IN])}"
+        )
+    else:
+        on_the_hub = True
+    if revision is not None:
+        where = f"{role}.revision = {shown(revision)}"
+        if not on_the_hub:
+            yield f"{where}: only a hub id has revisions, and {role}.model is {shown(model)}; set it to null"
+        elif not REVISION.fullmatch(revision):
+            yield f"{where}: no branch, tag or commit; give one, as the hub shows it"
+    yield from _attention_problems(role, section, device)
+
+
+def _folder_problems(where: str, folder: Path) -> Iterator[str]:
+    if not (folder / "config.json").is_file():
+        yield (
+            f"{where}: the folder holds no checkpoint (config.json is missing); name the "
+            f"folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
+        )
+    elif not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        reason = f"its weights are pickled ({', '.join(pickled)}), which" if pickled else "no *.safetensors, and others"
+        yield (
+            f"{where}: {reason} are never loaded; load the model with transformers where you trust it, and save it "
+            "with save_pretrained, which writes safetensors"
+        )
+    elif missing := missing_shards(folder):
+        yield f"{where}: {len(missing)} shards of its weights are missing ({', '.join(missing[:3])}); fetch them again"
+
+
+def _attention_problems(role: str, section: Mapping[str, Any], device: str) -> Iterator[str]:
+    """Yield why flash-attention 2 cannot be had where it is demanded."""
+    if section["attention"] != "flash_attention_2":
+        return
+    # on "auto" the stages learn which device it is, and ask again
+    obstacle = flash_obstacle(section["dtype"], device) if device != "auto" else ""
+    if section["dtype"] == "bfloat16" and not section["lora"]["enabled"]:
+        obstacle = obstacle or f"without {role}.lora all weights are trained, in float32, which it does not take"
+    if obstacle:
+        yield f"{role}.attention = 'flash_attention_2': {obstacle}; set it to auto (flash where it can be) or sdpa"

@@ -1,0 +1,159 @@
+"""A set from a hub, as a whole: questions parsed, videos fetched, the account of what is there and what is not."""
+
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from viarl.datasets.hub.fetch import Fetched, Piece, by_hash, fetch_members
+from viarl.datasets.hub.manifest import Entry, Source
+from viarl.datasets.hub.sets import SETS
+from viarl.datasets.hub.store import Store
+from viarl.datasets.parsed import Parsed
+from viarl.datasets.videomme import with_subtitles
+from viarl.items import Item, Video
+
+ANY_LAYOUT = ("*.zip", "*.zip.*", "*.tar", "*.tar.*", "*.tgz", "*.mp4")
+OTHER_PART = "video of the other part"
+OTHER_DRAWING = "not of hub.viarl_data_parts"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is taken of a data set.
+
+    Args:
+        limit: videos, the first by a hash of their ids; None is all.
+        archives: archives that are read, the first ones; None is as many as are needed.
+        revisions: branch, tag or commit by hub id; main where there is none.
+        drawings: names of those drawings of questions that are taken, of a set that has several; () is all.
+        videos_from: another repository for the videos, of whatever layout; "" for the data set's own.
+        validation_share: share of the videos, 0..1, in the validation part; `seed`: of that split.
+        keep_archives: whether archives stay after their videos were taken out.
+    """
+
+    limit: int | None = None
+    archives: int | None = None
+    revisions: dict[str, str] = field(default_factory=dict)
+    drawings: tuple[str, ...] = ()
+    videos_from: str = ""
+    validation_share: float = 0.0
+    seed: int = 0
+    keep_archives: bool = False
+
+
+@dataclass(frozen=True)
+class FetchedSet:
+    """A set whose files lie in stores.
+
+    Args:
+        items: its questions; those on missing videos are among them.
+        members_folder: of the store's videos; `pieces` are relative to it.
+        pieces: by video id, what is there.
+        missing: by video id, why it is not.
+        subtitles: by video id; `subtitles_missing`: videos that have none.
+        sources: files of the hub that anything came from.
+        card: the account, as JSON values.
+    """
+
+    items: list[Item]
+    members_folder: Path
+    pieces: dict[str, Piece]
+    missing: dict[str, str]
+    subtitles: dict[str, Piece]
+    sources: list[Source]
+    card: dict[str, Any]
+
+    def videos(self, folder: str) -> list[Video]:
+        """Return the videos by id, in `folder`; one that is missing has neither size nor hash."""
+        there = [
+            Video(video, f"{folder}/{piece.target}", piece.member.size, piece.member.sha256)
+            for video, piece in self.pieces.items()
+        ]
+        gone = [Video(video, f"{folder}/{video}", 0, "") for video in self.missing]
+        return sorted([*there, *gone], key=lambda video: video.id)
+
+    def entries(self, folder: str, subtitles: str) -> list[Entry]:
+        """Return the files of the manifest: videos in `folder`, subtitles in `subtitles`."""
+        videos = [(f"{folder}/{piece.target}", piece) for piece in self.pieces.values()]
+        texts = [(f"{subtitles}/{video}.srt", piece) for video, piece in self.subtitles.items()]
+        return [Entry(file, one.member.size, one.member.sha256, one.origin) for file, one in videos + texts]
+
+
+def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
+    """Fetch a set of `datasets.hub.sets` into the stores; errors: HubError, ArchiveError, and those of its parser."""
+    made = SETS[name]
+    module: Any = importlib.import_module(f"viarl.datasets.{made.source}")
+    own = dict(module.REPOSITORIES)
+    videos_id = choice.videos_from or own["videos"]
+    patterns = module.ARCHIVES if videos_id == own["videos"] else ANY_LAYOUT
+
+    with Store(stores, own["questions"], choice.revisions.get(own["questions"], "main")) as store:
+        annotations = store.annotations(module.ANNOTATIONS)
+        parsed: Parsed = module.parse(annotations, **({"subtitles": True} if made.subtitles else {}))
+        sources = store.sources(annotations)
+        commits = {"questions": {"id": store.id, "commit": store.repository.commit}}
+    drawn = [item for item in parsed.items if is_drawn(item, choice.drawings)]
+    members = {item.video: parsed.members[item.video] for item in drawn}
+
+    with Store(stores, videos_id, choice.revisions.get(videos_id, "main")) as store:
+        commits["videos"] = {"id": store.id, "commit": store.repository.commit}
+        fetched = fetch_members(store, members, patterns, choice.limit, choice.archives, choice.keep_archives)
+        taken = part_of([*fetched.pieces, *fetched.missing], made.part, choice.validation_share, choice.seed)
+        items = [item for item in drawn if item.video in taken]
+        texts = Fetched()
+        if made.subtitles:
+            wanted = {video: member for video, member in parsed.subtitles.items() if video in taken}
+            texts = fetch_members(store, wanted, module.SUBTITLES, keep=choice.keep_archives)
+            items = with_subtitles(items, texts.pieces)
+        folder = store.members_folder
+
+    card = {"set": name, "repositories": commits, **_account(parsed, drawn, items, fetched)}
+    if made.subtitles:
+        card["subtitles"] = {"there": len(texts.pieces), "missing": sorted(texts.missing)}
+    return FetchedSet(
+        items,
+        folder,
+        {video: piece for video, piece in fetched.pieces.items() if video in taken},
+        {video: why for video, why in fetched.missing.items() if video in taken},
+        texts.pieces,
+        [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])],
+        card,
+    )
+
+
+def is_drawn(item: Item, drawings: Sequence[str]) -> bool:
+    """Tell whether an item is in one of the drawings (its group "part=…"), or no choice is made."""
+    return not drawings or not {f"part={name}" for name in drawings}.isdisjoint(item.groups)
+
+
+def part_of(videos: Sequence[str], part: str, share: float, seed: int) -> set[str]:
+    """Return the videos of a part: "all", or one side of a split by a hash of seed and id.
+
+    A share above 0 gives each side at least one video; ValueError where there is only one.
+    """
+    if part == "all":
+        return set(videos)
+    if share > 0 and len(videos) < 2:
+        raise ValueError(f"{len(videos)} video cannot be split; raise hub.limit, or set hub.validation_share to 0")
+    count = min(max(round(share * len(videos)), 1), len(videos) - 1) if share > 0 else 0
+    validation = set(by_hash(videos, f"validation {seed} ")[:count])
+    return validation if part == "validation" else set(videos) - validation
+
+
+def _account(parsed: Parsed, drawn: list[Item], items: list[Item], fetched: Fetched) -> dict[str, Any]:
+    """Return what was found, kept and dropped by reason (found = kept + dropped), and which videos are missing."""
+    asked = {item.video for item in items}
+    outside = Counter(fetched.left_out.get(item.video, OTHER_PART) for item in drawn if item.video not in asked)
+    outside[OTHER_DRAWING] += len(parsed.items) - len(drawn)
+    missing = {video: why for video, why in sorted(fetched.missing.items()) if video in asked}
+    known = parsed.card()
+    return known | {
+        "kept": len(items),
+        "dropped": dict(sorted((Counter(known["dropped"]) + +outside).items())),
+        "videos": {"asked_about": len(asked), "there": len(asked) - len(missing), "missing": missing},
+        "questions_on_missing_videos": sum(item.video in missing for item in items),
+        "refused": fetched.refused,
+    }

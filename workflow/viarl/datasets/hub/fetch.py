@@ -1,0 +1,216 @@
+"""The videos of a set from a store: which are taken, which archives are read for them, and what is missing in the end.
+
+Archives are read in the order of their numbers, each fetched, looked through and deleted before the next, until every
+video that is taken is there. What an archive holds is remembered, so none is fetched again for what it does not hold.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
+
+from viarl.datasets.hub.archives import Member
+from viarl.datasets.hub.manifest import Origin, Source
+from viarl.datasets.hub.store import Archive, Store, check_room
+from viarl.datasets.parsed import VIDEO_SUFFIXES, located
+from viarl.progress import say
+
+ELSEWHERE = "video beyond hub.archives"
+BEYOND = "video beyond hub.limit"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file of the store that a set uses: its name below the store's members, its content, where it came from."""
+
+    target: str
+    member: Member
+    origin: Origin
+
+
+@dataclass
+class Fetched:
+    """What a set takes.
+
+    Args:
+        pieces: by video id, what is there.
+        missing: by video id, why what should be there is not.
+        left_out: by video id, why it is not taken (ELSEWHERE, BEYOND).
+        refused: members of archives that were not written, with reasons, by archive.
+        sources: the archives that pieces came from, part by part.
+    """
+
+    pieces: dict[str, Piece] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
+
+
+def by_hash(videos: Iterable[str], seed: str = "") -> list[str]:
+    """Return video ids in an order that depends on each id alone, so that the first n of a set stay the first."""
+    return sorted(videos, key=lambda video: (hashlib.sha256(f"{seed}{video}".encode()).digest(), video))
+
+
+class Claims:
+    """Tells which videos a member of an archive may be; agrees with `located`, one name at a time."""
+
+    def __init__(self, members: dict[str, str]) -> None:
+        self._exact: dict[str, set[str]] = {}
+        self._loose: dict[str, set[str]] = {}
+        for video, member in members.items():
+            path = PurePosixPath(member)
+            self._exact.setdefault(str(path), set()).add(video)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                self._loose.setdefault(str(path.with_suffix("")), set()).add(video)
+
+    def of(self, name: str) -> set[str]:
+        """Return the ids of the videos that a member of this name may be."""
+        found: set[str] = set()
+        parts = PurePosixPath(name).parts
+        for start in range(len(parts)):
+            ending = PurePosixPath(*parts[start:])
+            found |= self._exact.get(str(ending), set())
+            if ending.suffix.lower() in VIDEO_SUFFIXES:
+                found |= self._loose.get(str(ending.with_suffix("")), set())
+        return found
+
+
+def fetch_members(
+    store: Store,
+    members: dict[str, str],
+    patterns: Sequence[str],
+    limit: int | None = None,
+    archives: int | None = None,
+    keep: bool = False,
+) -> Fetched:
+    """Fetch the members (id -> name or ending of a name) that lie in the archives or files that match the patterns.
+
+    Args:
+        limit: how many are taken, the first by a hash of their ids; None is all.
+        archives: how many archives are read, the first ones; what lies in others is left out. None is all. Without
+            effect where the videos are files themselves.
+        keep: whether archives stay after they were read.
+    """
+    every = store.archives(patterns)
+    if not every:
+        return Fetched(missing=dict.fromkeys(members, f"the repository has no file {' or '.join(patterns)}"))
+    first = every if archives is None or all(one.plain for one in every) else every[:archives]
+    reader = _Reader(store, first, members, keep)
+    found = Fetched()
+    candidates = set(members)
+    if len(first) < len(every):
+        reader.check_room_to_look()
+        candidates = set(located(members, (name for one in reader.archives for name in store.contents(one).names)))
+        found.left_out = dict.fromkeys(sorted(set(members) - candidates), ELSEWHERE)
+    chosen = by_hash(candidates)[:limit]
+    found.left_out.update(dict.fromkeys(sorted(candidates - set(chosen)), BEYOND))
+    reader.read_until_there(set(chosen), len(chosen) / max(1, len(members)))
+    reader.account(chosen, found)
+    return found
+
+
+class _Reader:
+    """Reads archives until all that is wanted is there."""
+
+    def __init__(self, store: Store, archives: Sequence[Archive], members: dict[str, str], keep: bool) -> None:
+        self.store, self.archives, self.members, self.keep = store, archives, members, keep
+        self.claims = Claims(members)
+
+    def there(self) -> dict[str, tuple[Archive, str, Member]]:
+        """Return by target what lies in the store of these archives; of equal targets the first archive's."""
+        found: dict[str, tuple[Archive, str, Member]] = {}
+        for archive in self.archives:
+            record = self.store.record(archive)
+            for target, member in record.files.items() if record else ():
+                if self.store.lies_here(target, member):
+                    found.setdefault(target, (archive, target, member))
+        return found
+
+    def _is_one_of(self, videos: set[str], name: str) -> bool:
+        return bool(self.claims.of(name) & videos)
+
+    def _may_hold(self, archive: Archive, wanted: set[str]) -> bool:
+        record = self.store.record(archive)
+        names = [archive.name] if archive.plain else record.names if record else None
+        return names is None or any(self.claims.of(name) & wanted for name in names)
+
+    def _share(self, archive: Archive, wanted: set[str], otherwise: float) -> float:
+        record = self.store.record(archive)
+        if not record or not record.names:
+            return otherwise
+        return sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+
+    def check_room_to_look(self) -> None:
+        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+        for archive in self.archives:
+            if self.store.record(archive) is None:
+                self.store.look_into(archive)
+        unknown = [one for one in self.archives if not one.plain and self.store.record(one) is None]
+        needed = sum(max(0, one.size - self.store.fetched_bytes(one)) for one in unknown)
+        if needed:  # what is taken out of them is reckoned with once that is known
+            check_room(self.store.folder, needed, f" for {len(unknown)} archives to look into", "hub.archives")
+
+    def room(self, wanted: set[str], share: float) -> tuple[int, str]:
+        """Return the bytes that must be free before the first is fetched, and the sum in words.
+
+        Room = archives that lie there at one time, less what is there of them + what is taken out of them. At one time:
+        the largest alone, or all where they are kept. Taken out: 1.05 times the size of each
+        that is read, times the share of its members that is wanted (films do not shrink in an archive); where these are
+        not known, times `share`.
+        """
+        needed = [archive for archive in self.archives if self._may_hold(archive, wanted)]
+        packed = [archive.size for archive in needed if not archive.plain]
+        held = sum(packed) if self.keep else max(packed, default=0)
+        there = sum(self.store.fetched_bytes(archive) for archive in needed)
+        out = sum(
+            archive.size if archive.plain else int(1.05 * archive.size * self._share(archive, wanted, share))
+            for archive in needed
+        )
+        why = f" ({held / 1e9:.2f} GB for archives at one time, {out / 1e9:.2f} GB for what is taken out)"
+        return max(0, held - there) + out, why
+
+    def read_until_there(self, wanted: set[str], share: float) -> None:
+        """Fetch and read archives until the wanted members are there or none is left; `share`: as of `room`."""
+        lacking = wanted - set(located({video: self.members[video] for video in wanted}, self.there()))
+        if lacking:
+            for archive in self.archives if len(wanted) < len(self.members) else ():
+                if self.store.record(archive) is None:
+                    self.store.look_into(archive)
+            check_room(self.store.folder, *self.room(lacking, share))
+        for archive in self.archives:
+            if lacking and self._may_hold(archive, lacking):
+                say(f"{archive.name}: is read; {len(lacking)} of {len(wanted)} are still looked for")
+                found = self.store.take(archive, partial(self._is_one_of, lacking), self.keep)
+                lacking -= set(located({video: self.members[video] for video in lacking}, found.files))
+            elif not self.keep:
+                self.store.drop(archive)  # of a reading that ended before
+
+    def account(self, chosen: Sequence[str], found: Fetched) -> None:
+        """Write down what is there, what is missing, and from where."""
+        there = self.there()
+        names = located({video: self.members[video] for video in chosen}, there)
+        used: set[str] = set()
+        for archive in self.archives:
+            record = self.store.record(archive)
+            if record and record.refused:
+                found.refused[archive.name] = record.refused
+        for video in sorted(chosen):
+            if video in names:
+                archive, target, member = there[names[video]]
+                inside = "" if archive.plain else member.name
+                origin = Origin(self.store.id, self.store.repository.commit, archive.name, inside)
+                found.pieces[video] = Piece(target, member, origin)
+                used.add(archive.name)
+            else:
+                found.missing[video] = self._why_missing(video, found.refused)
+        parts = [part.path for archive in self.archives for part in archive.parts if archive.name in used]
+        found.sources = self.store.sources(parts)
+
+    def _why_missing(self, video: str, refused: dict[str, dict[str, str]]) -> str:
+        for archive, reasons in refused.items():
+            for name, reason in reasons.items():
+                if video in self.claims.of(name.strip("'\"")):
+                    return f"{archive} holds it as {name}, which is refused: {reason}"
+        return f"{self.members[video]} is in none of {len(self.archives)} archives of {self.store.id}"

@@ -1,0 +1,118 @@
+"""The files of a checkpoint: a folder's, whole or refused with the reason, or those of a hub id at a pinned revision.
+
+A model is named by its folder, by a hub id (owner/name), or by a hub id with a branch, tag or commit:
+`owner/name@revision`. Weights are safetensors, in one file or in shards, and no code of a checkpoint is ever run.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from viarl.files import read_json
+
+SIZES = "files.json"  # in a checkpoint folder that a stage wrote: the size of every other file in it
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # names the shards of weights that are no single file
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+REVISION = re.compile(r"[\w][\w./-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a folder, or a hub id and its revision (None: the main branch)."""
+
+    name: str
+    revision: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return how `from_pretrained` is asked for it."""
+        return {"revision": self.revision or "main", "trust_remote_code": False}
+
+    def commit(self) -> str:
+        """Return the commit of a hub id that was loaded, "" for a folder."""
+        from huggingface_hub import try_to_load_from_cache  # here, as the configuration's check needs none of it
+
+        if Path(self.name).is_dir():
+            return ""
+        found = try_to_load_from_cache(self.name, "config.json", revision=self.revision or "main")
+        return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def pinned(section: Mapping[str, Any]) -> str:
+    """Return the name of a configured model (keys `model` and `revision`)."""
+    revision = section.get("revision")
+    return f"{section['model']}@{revision}" if revision else str(section["model"])
+
+
+def find(model: str | Path) -> Source:
+    """Return where a model named `model` comes from.
+
+    Errors: FileNotFoundError for what is neither folder nor hub id, ValueError for a folder of which a file is not as
+    it was written (some are plain text, and would be read without a word) or a shard is missing.
+    """
+    folder = Path(model)
+    if (folder / "config.json").exists():
+        sizes = read_json(folder / SIZES) if (folder / SIZES).exists() else {}
+        for name, size in sizes.items():
+            path = folder / name
+            found = path.stat().st_size if path.exists() else 0
+            if found != size:
+                raise ValueError(
+                    f"the checkpoint folder {folder} is damaged ({name} has {found} bytes, not {size}); "
+                    f"{_again(folder)}"
+                )
+        if missing := missing_shards(folder):
+            raise ValueError(
+                f"the checkpoint folder {folder} lacks {len(missing)} of its shards ({', '.join(missing[:3])}); "
+                f"{_again(folder)}"
+            )
+        return Source(str(folder))
+    name, _, revision = str(model).partition("@")
+    if folder.is_absolute() or folder.exists() or not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(
+            f"{model} holds no checkpoint (no config.json) and is no hub id (owner/name); "
+            "name another model, or delete the folder so that its rule makes it again"
+        )
+    return Source(name, revision or None)
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """Return the shards that a folder's index names and that are not there; all of them in an index that is damaged."""
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return []
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [f"those of {INDEX}, which is damaged"]
+    return [name for name in shards if not (folder / str(name)).is_file()]
+
+
+@contextmanager
+def damage_named(model: str | Path) -> Iterator[None]:
+    """Raise what libraries say about a damaged file of a checkpoint folder as a ValueError with folder and remedy."""
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError) as error:
+        folder = Path(model)
+        if not folder.is_dir():
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"the checkpoint folder {model} is damaged ({reason}); {_again(folder)}") from error
+
+
+def _again(folder: Path) -> str:
+    """Return the remedy: a folder of ours is made anew without its declared file, another one is fetched again."""
+    if (folder / SIZES).exists() or not (folder / INDEX).exists():
+        return f"delete {folder / WEIGHTS} so that its rule makes the folder again, or name another model"
+    return "download or copy it again, or name another model"
+
+
+def weight_files(model: Path) -> list[Path]:
+    """Return the weights of a checkpoint folder, for `identity`; none for a hub id."""
+    return sorted(model.glob("*.safetensors")) if model.is_dir() else []

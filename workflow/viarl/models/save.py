@@ -1,0 +1,63 @@
+"""Saving a model as an ordinary checkpoint folder, and loading its weights back exactly."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viarl.files import clear_write_errors, temporary_beside, write_json
+from viarl.models.files import SIZES
+from viarl.progress import say
+
+MOST_LOST = 0.1  # of what adapters learnt, as they are merged, before there is a warning
+
+
+def restore_weights(model: Any, checkpoint: Path) -> None:
+    """Load a checkpoint's weights into a fully tuned model, exactly.
+
+    For `Trainer._load_from_checkpoint`: its own loading expects other key names than `save_pretrained` writes for
+    Qwen2.5-VL, and goes on with the old weights after a mere warning.
+    """
+    restored = type(model).from_pretrained(str(checkpoint), dtype=model.dtype)
+    model.load_state_dict(restored.state_dict())
+
+
+def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
+    """Write an ordinary checkpoint folder (adapters merged into the weights, cast to `dtype` if given).
+
+    The files are written aside, flushed and moved in; `model.safetensors`, which rules declare, comes last.
+
+    Returns: with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
+    """
+    measured = {}
+    if hasattr(model, "merge_and_unload"):
+        from viarl.models.adapters import merge  # PEFT is not needed by all who save a model
+
+        kind = str(model.dtype).removeprefix("torch.")
+        model, lost = merge(model)
+        measured["merge/lost"] = lost
+        said = f"{lost:.2%} of what the adapters learnt is lost in the {kind} weights that they are merged into"
+        remedy = "; give adapters a higher learning rate (ten times that of full training), or set dtype to float32"
+        say(f"warning: {said}{remedy}" if lost > MOST_LOST else said)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    aside = temporary_beside(folder)
+    weights = aside / "model.safetensors"
+    try:
+        with clear_write_errors(folder):
+            aside.mkdir()
+            model.save_pretrained(aside, max_shard_size="1000GB")
+            processor.save_pretrained(aside)
+            write_json(aside / SIZES, {file.name: file.stat().st_size for file in sorted(aside.iterdir())})
+            for file in aside.iterdir():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            folder.mkdir(exist_ok=True)
+            (folder / weights.name).unlink(missing_ok=True)
+            for file in [*sorted(path for path in aside.iterdir() if path != weights), weights]:
+                file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return measured

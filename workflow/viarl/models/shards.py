@@ -1,0 +1,67 @@
+"""Weights of a trained model that lie in shards (FSDP, DeepSpeed), and a whole model made of them."""
+
+import copy
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from viarl.processes import layout, rank
+
+
+def sharded() -> bool:
+    """Tell whether the trained model's weights lie in shards (FSDP, DeepSpeed) instead of whole in every process."""
+    return bool(layout())
+
+
+def own_tower(model: Any) -> Any:
+    """Return a model to compute vision features with while `model`, whose tower is frozen, is trained.
+
+    Where the training shards `model`, its tower cannot be used by one process alone: then this is a copy of all but the
+    language model. To be called before the trainer takes the model.
+    """
+    if not sharded():
+        return model
+    left_out = (model.model.language_model, model.lm_head)
+    return copy.deepcopy(model, {id(module): None for module in left_out}).requires_grad_(False)
+
+
+def trained_model(trainer: Any) -> Any:
+    """Return the trained model, unwrapped and with whole weights, in the first process (collective); None in others."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not sharded():
+        return model if rank() == 0 else None
+    state = _gathered(trainer)
+    return _rebuilt(model, state) if rank() == 0 else None
+
+
+def _gathered(trainer: Any) -> dict[str, torch.Tensor]:
+    """Return a sharded model's whole weights on the CPU in the first process, nothing in others (collective)."""
+    if trainer.is_deepspeed_enabled:
+        parts = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    else:
+        parts = trainer.model_wrapped.state_dict()
+    state = {}
+    for name, weight in parts.items():
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # one at a time, to bound memory
+        if rank() == 0:
+            state[name] = whole.cpu()
+    return state
+
+
+def _rebuilt(model: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Return a model like a sharded one (with its adapters) that holds the given weights, on the CPU."""
+    adapters = getattr(model, "peft_config", None)
+    base = model.get_base_model() if adapters else model
+    with torch.device("meta"):
+        whole = type(base)(base.config)
+        whole.generation_config = base.generation_config
+        if adapters:
+            from peft import get_peft_model  # not needed by all who import this module
+
+            whole = get_peft_model(whole, adapters["default"])
+    whole.load_state_dict(state, strict=False, assign=True)
+    whole.tie_weights()
+    if missing := [name for name, weight in whole.named_parameters() if weight.is_meta]:
+        raise RuntimeError(f"{len(missing)} weights, such as {missing[:3]}, were not gathered from the processes")
+    return whole

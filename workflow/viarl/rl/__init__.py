@@ -1,1 +1,0 @@
-"""Reinforcement learning of the selector: reward, advantages, shared-prefix log-probabilities, trainer."""

@@ -1,0 +1,38 @@
+"""Which candidate frames show the evidence, and how much of it a selection hits."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+
+def evidence_frames(times: np.ndarray, evidence: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Return for each evidence interval, in their order, the candidate frames that show it.
+
+    Those inside, ends included; where none is (a short interval in a long video), the nearest.
+    """
+    found = []
+    for start, end in evidence:
+        seconds = away(times, start, end)
+        found.append(np.flatnonzero(seconds == seconds.min()).tolist())
+    return found
+
+
+def away(times: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the seconds between each frame and an interval, 0 inside."""
+    times = np.asarray(times, dtype=np.float64)
+    return np.maximum(np.maximum(start - times, times - end), 0)
+
+
+def evidence_recall(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: Collection[int]) -> float:
+    """Return the share of evidence intervals that the selected frames hit; NaN without evidence.
+
+    Args:
+        times: (count,) seconds of the candidate frames.
+        evidence: [(start, end)] in seconds; an interval without a candidate inside is hit by the nearest one, as the
+            oracle has it: no selection could hit it else.
+        selected: indices of candidates.
+    """
+    if not evidence:
+        return float("nan")
+    chosen = set(selected)
+    return sum(not chosen.isdisjoint(frames) for frames in evidence_frames(times, evidence)) / len(evidence)

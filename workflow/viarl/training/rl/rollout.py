@@ -1,0 +1,139 @@
+"""The rollout: G completions for each prompt, sampled from the current selector.
+
+A prompt's vision features come with it, the prompt is prefilled once and its cache expanded G times
+(viarl.models.vlm.generate). Every draw depends on the seed and on the group's number in the whole training alone: not
+on batch sizes, processes, or a resume.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from viarl.items import Item
+from viarl.models.vlm import Prompt, closing_tokens, generate, suppressed_tokens, with_features
+from viarl.selection.learned import SelectorPrompts
+from viarl.selection.prompt import selector_messages
+from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
+
+# Difference of log-probabilities that is allowed between two layouts of the same computation.
+TOLERANCE = {"float32": 2e-3, "bfloat16": 0.1}
+
+
+class PromptSource(Protocol):
+    """Where prompts come from (viarl.selection.learned.SelectorPrompts)."""
+
+    def prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        """Return one prompt an item, with vision features or with pixels."""
+
+    def count(self, item: Item) -> int:
+        """Return the number of candidate frames of the item's video."""
+
+
+class PixelPrompts:
+    """Selector prompts that keep their pixels, for training the vision tower, whose features are no constants then."""
+
+    def __init__(self, source: SelectorPrompts) -> None:
+        self.source = source
+
+    def count(self, item: Item) -> int:
+        """Return the number of candidate frames of the item's video."""
+        return self.source.count(item)
+
+    def prompts(self, items: Sequence[Item]) -> list[Prompt]:
+        """Return one prompt an item, with pixels."""
+        source, prompts = self.source, []
+        for item in items:
+            pixels, grid = source.encoder.pixels(source.cache.selector_frames(item.video))
+            messages = selector_messages(source.template, item.question, self.count(item), source.selected)
+            prompts.append(source.encoder.prompt(messages, pixels, grid))
+        return prompts
+
+
+def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Tensor:
+    """Return (group_size, tokens) float64 numbers in [0, 1) for the group number `slot` of a training."""
+    digest = hashlib.sha256(f"rollout {seed} {slot}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+    return torch.from_numpy(rng.random((group_size, tokens)))
+
+
+def roll_out(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[Prompt],
+    draws: Sequence[torch.Tensor],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    groups_at_once: int,
+) -> list[Group]:
+    """Return each prompt with its sampled completions, one a row of its draws.
+
+    Args:
+        model: the selector, unwrapped, in evaluation mode.
+        prompts: with features, or with pixels (the features are computed for the rollout only).
+        draws: of each prompt, (G, max_new_tokens), see `group_draws`.
+        groups_at_once: bounds memory; 0 takes all.
+
+    Errors: ValueError for a prompt without a video.
+    """
+    for prompt in prompts:
+        if prompt.grid is None:
+            raise ValueError("a selector prompt has no video; its chat needs a video part")
+    groups: list[Group] = []
+    step = groups_at_once or len(prompts)
+    tower = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for start in range(0, len(prompts), step):
+        part = prompts[start : start + step]
+        size = len(draws[start])
+        completions = generate(
+            model,
+            with_features(tower, part),
+            closing=closing_tokens(tower, processor),
+            max_new_tokens=max_new_tokens,
+            suppress=suppressed_tokens(processor),
+            completions=size,
+            temperature=temperature,
+            draws=torch.cat(list(draws[start : start + step])),
+        )
+        for number, prompt in enumerate(part):
+            groups.append(Group(prompt, tuple(completions[number * size : (number + 1) * size])))
+    return groups
+
+
+@torch.no_grad()
+def check_shared_prefix(model: Any, group: Group, *, pad: int, temperature: float, dtype: str) -> float:
+    """Compare the shared-prefix forward with ordinary forwards on one group; return the difference.
+
+    It is the largest one of all tokens in float32. In bfloat16, where a single large logit is rounded by up to 0.06,
+    it is the mean one, which a wrong mask moves as well.
+
+    Errors: RuntimeError if log-probabilities differ by more than TOLERANCE, or do not depend on the video: training on
+    would learn from wrong numbers.
+    """
+    shared = shared_log_probs(model, [group], pad=pad, temperature=temperature).log_probs
+    plain = plain_log_probs(model, [group], pad=pad, temperature=temperature)
+    differences = (shared - plain.log_probs).abs()[plain.mask]
+    difference, tolerance = float(differences.mean() if dtype == "bfloat16" else differences.max()), TOLERANCE[dtype]
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"the shared-prefix forward differs from the plain one by {difference:.2g} in log-probability (allowed "
+            f"{tolerance:.2g}): this model or attention does not honour the mask; use the pinned transformers and "
+            "selector.attention: sdpa"
+        )
+    prompt = group.prompt
+    other = replace(
+        prompt,
+        features=None if prompt.features is None else -prompt.features,
+        pixels=None if prompt.pixels is None else -prompt.pixels,
+    )
+    changed = shared_log_probs(model, [replace(group, prompt=other)], pad=pad, temperature=temperature).log_probs
+    if torch.equal(changed, shared):
+        raise RuntimeError(
+            "the log-probabilities do not depend on the video: it is dropped before the language model; use the "
+            "pinned transformers, whose forward takes mm_encoder_outputs"
+        )
+    return difference

@@ -1,0 +1,186 @@
+"""What a model is tuned on: questions, their prompts, and the right replies.
+
+The answerer's prompt is the one it is asked with (viarl.answer.answerer), with the frames that the selector picked. A
+reply's positions go on from its prompt's largest one, as in generation. The loss is on the reply alone.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from viarl.answer.asking import answerer_messages
+from viarl.items import LETTERS, Item
+from viarl.memory import Recent
+from viarl.models.vlm import Encoder, Prompt, as_video, video_features
+
+if TYPE_CHECKING:
+    from viarl.video.cache import FrameCache
+
+TARGETS = ("letter", "text_letter", "restated_text_letter")
+IGNORED = -100  # label of a token outside the loss
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example; `frames`, in temporal order, are what the answerer sees or what the selector is to name."""
+
+    item: Item
+    frames: tuple[int, ...]
+    target: str
+
+
+def target_text(kind: str, item: Item, reply: str = "") -> str:
+    """Return the reply an item is tuned towards.
+
+    `letter`: "B" (paper). `text_letter`: "star B". `restated_text_letter`: "blue star B", where the words before the
+    option are those that `reply`, the untuned answerer's own, repeats from the question: an answerer that first says
+    what it looks for keeps the habit, and nothing is taken from outside the item.
+    """
+    option = item.options[LETTERS.index(item.answer)]
+    if kind == "letter":
+        return item.answer
+    words = [option, item.answer]
+    if kind == "restated_text_letter":
+        words = [*restated(item, reply), *words]
+    elif kind != "text_letter":
+        raise ValueError(f"answerer.tuning.target {kind!r} is unknown; choose one of {list(TARGETS)}")
+    return " ".join(words)
+
+
+def restated(item: Item, reply: str) -> list[str]:
+    """Return the first words of a reply that occur in the question and in none of the options."""
+    question, options = set(_words(item.question)), set(_words(" ".join(item.options)))
+    found: list[str] = []
+    for word in reply.split():
+        plain = _words(word)
+        if not plain or not set(plain) <= question or set(plain) & options:
+            break
+        found.append(word)
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def schedule(examples: int, steps: int, batch_size: int, seed: int) -> list[int]:
+    """Return the example of each place in each batch, (steps x batch_size): one shuffled pass after another."""
+    rng = np.random.default_rng(seed)
+    passes = -(-steps * batch_size // examples)
+    return np.concatenate([rng.permutation(examples) for _ in range(passes)])[: steps * batch_size].tolist()
+
+
+class Collator:
+    """Turns rows {"row": index of an example} into a batch for the trainer.
+
+    The batch: input_ids, attention_mask, labels (B, T), padded on the right; position_ids (3, B, T); and the videos:
+    `video_features`, one (video_tokens, D) an example, where prompts come with features, for a frozen vision tower; or
+    pixel_values_videos and video_grid_thw, for one that is tuned too. With images in place of videos: `image_features`,
+    or pixel_values and image_grid_thw.
+
+    Args:
+        tokenizer: of the model.
+        examples: what the rows point to.
+        prompts: returns the prompts of some examples, all with features or all with pixels.
+    """
+
+    def __init__(
+        self, tokenizer: Any, examples: Sequence[Example], prompts: Callable[[Sequence[Example]], list[Prompt]]
+    ) -> None:
+        self.tokenizer, self.examples, self.prompts = tokenizer, examples, prompts
+
+    def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        """Return the batch of some rows."""
+        examples = [self.examples[row["row"]] for row in rows]
+        prompts, tokenizer = self.prompts(examples), self.tokenizer
+        ids, labels, positions = [], [], []
+        for example, prompt in zip(examples, prompts, strict=True):
+            target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            reply = torch.tensor(target)
+            after = (prompt.next_position + torch.arange(len(target)))[None].expand(3, -1)
+            ids.append(torch.cat([prompt.input_ids, reply]))
+            labels.append(torch.cat([torch.full_like(prompt.input_ids, IGNORED), reply]))
+            positions.append(torch.cat([prompt.positions, after], 1).T)  # (T, 3), as padding is along the first axis
+        return _videos(prompts) | {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+
+
+def _videos(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return the part of a batch that holds the videos, or images; ValueError for a prompt without."""
+    kind = prompts[0].kind
+    features = [prompt.features for prompt in prompts if prompt.features is not None]
+    if len(features) == len(prompts):
+        return {f"{kind}_features": features}
+    pixels = [prompt.pixels for prompt in prompts if prompt.pixels is not None]
+    grids = [prompt.grid for prompt in prompts if prompt.grid is not None]
+    if not len(pixels) == len(grids) == len(prompts):
+        raise ValueError("the prompts of a batch need a video each, all with features or all with pixels")
+    name = "pixel_values" if kind == "image" else "pixel_values_videos"
+    return {name: torch.cat(pixels), f"{kind}_grid_thw": torch.cat([grid.reshape(-1, 3) for grid in grids])}
+
+
+class AnswererPrompts:
+    """The answerer's prompts for a `Collator`.
+
+    Args:
+        encoder: of the answerer.
+        cache: the frames.
+        template: name of the prompt text.
+        model: whose vision tower is frozen: prompts come with its features; None if it is tuned: with pixels.
+        keep_bytes: memory for features; the longest unused leave first.
+        frames_as: "video" or "images", see viarl.answer.settings.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        cache: "FrameCache",
+        template: str,
+        model: Any = None,
+        keep_bytes: int = 2 << 30,
+        frames_as: str = "video",
+    ) -> None:
+        self.encoder, self.cache, self.template, self.model = encoder, cache, template, model
+        self.as_images = frames_as == "images"
+        self._features: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(keep_bytes)
+
+    def __call__(self, examples: Sequence[Example]) -> list[Prompt]:
+        """Return one prompt an example."""
+        videos = [self._pixels(example) for example in examples] if self.model is None else self._frozen(examples)
+        prompts = []
+        for example, (video, grid) in zip(examples, videos, strict=True):
+            item = example.item
+            images = len(grid) if grid.ndim == 2 else 0
+            messages = answerer_messages(self.template, item.question, item.options, frames=True, images=images)
+            prompts.append(
+                self.encoder.prompt(messages, video, grid)
+                if self.model is None
+                else self.encoder.prompt(messages, grid=grid, features=video)
+            )
+        return prompts
+
+    def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
+        frames = self.cache.answerer_frames(example.item.video, example.frames)
+        return self.encoder.image_pixels(frames) if self.as_images else self.encoder.pixels(frames)
+
+    def _frozen(self, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return (features, grid) of each example's frames, through the tower where they are not remembered."""
+        keys = [(example.item.video, example.frames) for example in examples]
+        found = {key: self._features.get(key) for key in keys}
+        missing = {key: self._pixels(example) for key, example in zip(keys, examples, strict=True) if not found[key]}
+        if missing:
+            computed = video_features(self.model, [(pixels, as_video(grid)) for pixels, grid in missing.values()])
+            for (key, (_, grid)), features in zip(missing.items(), computed, strict=True):
+                # cloned: a slice would keep the features of the whole pass alive
+                found[key] = features.clone(), grid
+                self._features.put(key, (features.clone(), grid), features.nbytes)
+        return [value for value in (found[key] for key in keys) if value is not None]

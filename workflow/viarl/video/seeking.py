@@ -1,0 +1,125 @@
+"""Reading the candidate frames with seeks: decode from the keyframe before each, and skip what nothing refers to."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from viarl.video.container import (
+    Reading,
+    T,
+    Timeline,
+    Transform,
+    check_deadline,
+    check_enough,
+    describe,
+    make_reading,
+    open_video,
+    read_timeline,
+    to_rgb,
+)
+from viarl.video.format import sample_indices
+
+
+class SeekingFailed(Exception):
+    """Seeking does not work in this file; decoding it in order may."""
+
+
+def seek_targets(
+    container: InputContainer, stream: VideoStream, timeline: Timeline, targets: list[int], deadline: float
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield (presentation stamp, frame) for every stamp in the sorted `targets`, decoding as little as possible.
+
+    Raises:
+        SeekingFailed: a keyframe or a target was not found, or the decoder reported damage.
+    """
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    positions = [position for _, _, position in timeline.keys]
+    for target in targets:
+        # The last keyframe before the target in decoding order is too late for the leading pictures of an open GOP,
+        # which are shown before it and refer to the GOP before: step back until it is shown no later than the target.
+        at = bisect_right(positions, timeline.order[target]) - 1
+        while at >= 0 and timeline.keys[at][0] > target:
+            at -= 1
+        if at < 0:
+            raise SeekingFailed("no keyframe before the first target")
+        groups.setdefault(timeline.keys[at], []).append(target)
+    try:
+        for key, group in groups.items():
+            yield from _decode_group(container, stream, timeline, key, group, deadline)
+    except av.FFmpegError as error:
+        raise SeekingFailed(describe(error)) from error
+
+
+def _decode_group(
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    key: tuple[int, int, int],
+    group: list[int],
+    deadline: float,
+) -> Iterator[tuple[int, VideoFrame]]:
+    key_pts, key_dts, position = key
+    codec = stream.codec_context
+    can_skip = codec.name == "h264"
+    wanted, last = set(group), max(timeline.order[target] for target in group)
+
+    def shown(frames: list[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+        for frame in frames:
+            if frame.pts is None or frame.pts < key_pts:
+                continue  # leading pictures of an open GOP, which lack their references here
+            if frame.is_corrupt:
+                raise SeekingFailed(f"the decoder reports damage at the time stamp {frame.pts}")
+            if frame.pts in wanted:
+                wanted.discard(frame.pts)
+                yield frame.pts, frame
+
+    container.seek(key_dts, stream=stream, backward=True)
+    started = False
+    for packet in container.demux(stream):
+        check_deadline(deadline)
+        if not started:
+            if packet.size == 0 or (packet.dts is not None and packet.dts > key_dts):
+                raise SeekingFailed(f"seeking to the keyframe at {key_pts} lands behind it")
+            if packet.pts != key_pts:
+                continue
+            started = True
+        if packet.size == 0:
+            break
+        # The decoder leaves out what nothing refers to, which changes no other pixel; a target is always decoded.
+        codec.skip_frame = "NONREF" if can_skip and packet.pts not in wanted else "DEFAULT"
+        yield from shown(codec.decode(packet))
+        if position >= last:
+            break
+        position += 1
+    yield from shown(codec.decode(None))  # what the decoder still holds back for reordering
+    if wanted:
+        raise SeekingFailed(f"{len(wanted)} of {len(group)} frames after the keyframe at {key_pts} did not come back")
+
+
+def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadline: float) -> Reading[T]:
+    """Read the candidate frames with seeks; `transform` maps each (H, W, 3) uint8 frame to what is kept.
+
+    Raises:
+        VideoError: the file is no video, has fewer than 2 frames, or is truncated.
+        SeekingFailed: anything that decoding in order may still get right.
+    """
+    container, stream = open_video(path)
+    with container:
+        timeline = read_timeline(container, stream, deadline)
+        check_enough(timeline.total)
+        if timeline.stamps is None:
+            raise SeekingFailed("the container gives no distinct time stamps")
+        indices = sample_indices(timeline.total, candidates)
+        pts = timeline.stamps[indices]
+        converter = VideoReformatter()
+        found = {
+            stamp: transform(to_rgb(frame, converter))
+            for stamp, frame in seek_targets(container, stream, timeline, pts.tolist(), deadline)
+        }
+    return make_reading([found[stamp] for stamp in pts.tolist()], indices, pts, timeline, "seek")
