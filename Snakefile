@@ -14,7 +14,7 @@ min_version("9.27")
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
-from viarl.config.check import check_files, typed
+from viarl.config.files import check_files, typed
 from viarl.config.runs import RUN, check_runs
 
 try:

@@ -28,7 +28,7 @@ from viarl.models.vlm import Encoder, closing_tokens, completion_text, generate,
 from viarl.stand_ins.architecture import Size, build_model, build_processor
 from viarl.stand_ins.corpus import TEMPLATE, stand_in_tokenizer
 from viarl.video.cache import FrameCache
-from viarl.video.format import CacheSettings
+from viarl.video.settings import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
 
 FRAMES = CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56)

@@ -31,8 +31,9 @@ from viarl.files import sha256_file, write_json
 from viarl.items import Video
 from viarl.video.cache import FrameCache
 from viarl.video.encode import fitted
-from viarl.video.format import CacheSettings, sample_indices
+from viarl.video.format import sample_indices
 from viarl.video.overlay import NumberStyle, load_font
+from viarl.video.settings import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
 
 T = TypeVar("T")

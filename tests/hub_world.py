@@ -10,8 +10,9 @@ import pytest
 from tests import layouts
 from tests.hub_server import HubServer
 from viarl.datasets.hub import client, store
+from viarl.datasets.settings import HubRuntime
 from viarl.files import read_json
-from viarl.stages.fetch_dataset import HubRuntime, Settings, main
+from viarl.stages.fetch_dataset import Settings, main
 
 
 @pytest.fixture(scope="module", name="published")

@@ -26,7 +26,7 @@ from viarl.command import run
 from viarl.items import Item, write_records
 from viarl.stages import train_selector
 from viarl.tracking.record import Tracking, read_record
-from viarl.training.rl.settings import RewardWeights, Training
+from viarl.training.rl.settings import RewardWeights, TrainedSelector, Training
 
 pytestmark = [
     pytest.mark.e2e,
@@ -93,8 +93,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def served(server: Server, **endpoint: Any) -> AnswererSettings:
-    known = Endpoint(server.url, concurrency=4, timeout_s=60.0, retries=1, patience_s=60.0)
-    return AnswererSettings("short", 6, backend="endpoint", frames_as="images", endpoint=replace(known, **endpoint))
+    known = Endpoint(url=server.url, concurrency=4, timeout_s=60.0, retries=1, patience_s=60.0)
+    return AnswererSettings(
+        prompt="short", max_new_tokens=6, backend="endpoint", frames_as="images", endpoint=replace(known, **endpoint)
+    )
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -140,7 +142,7 @@ class Job:
             cycle=1,
             selected=2,
             number_pixels=13,
-            selector=train_selector.TrainedSelector("short", 20, length_range=(2, 15)),
+            selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
             training=replace(training, save_every=100),
             answerer=answerer,
             reward=RewardWeights(),
@@ -197,7 +199,7 @@ def die_after(server: Server, requests: int) -> None:
 def test_a_server_that_dies_in_a_training_changes_nothing(
     server: Server, make: Callable[[str, AnswererSettings], Job], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = make("here", AnswererSettings("short", 6, frames_as="images"))
+    here = make("here", AnswererSettings(prompt="short", max_new_tokens=6, frames_as="images"))
     assert here.run() == 0
     expected = here.result()
 

@@ -19,7 +19,8 @@ from viarl.stand_ins.architecture import SPECIAL_TOKENS, build_processor, build_
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
-from viarl.training.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.training.sft.settings import Tuning
+from viarl.training.sft.trainer import SupervisedTrainer, arguments
 
 TEXTS = ["<think>find</think><index>[1, 2, 3]</index>", 'The question is "Which shape?" A. star B. moon Answer.'] * 3
 ITEM = Item("q", "v", "Which shape is on the blue card, and what is it on the red one?", ("star", "moon"), "A")
@@ -118,7 +119,7 @@ def train_selector(
     shape: Shape, device: str, folder: Path, *, lora: bool, frames: int, form: tuple[int, int], new: int
 ) -> dict[str, float]:
     """Take two steps of reinforcement, 2 questions with 8 completions of `new` tokens each."""
-    how = Lora(lora)
+    how = Lora(enabled=lora)
     model, processor = build(shape, device, torch.bfloat16 if lora else torch.float32)
     training = Training(
         "reinforce++", 2, 2, 8, 4e-7, groups_per_microbatch=1, groups_per_rollout=2, gradient_checkpointing=True
@@ -134,11 +135,13 @@ def tune_answerer(
 ) -> dict[str, float]:
     """Take two steps of supervised tuning, 2 questions each, one at a time, the vision tower trained too."""
     model, processor = build(shape, device, torch.bfloat16 if lora else torch.float32, never_ends=False)
-    tuning = Tuning(2, 2, 1e-6, micro_batch_size=1, gradient_checkpointing=True, train_vision=True)
+    tuning = Tuning(
+        steps=2, batch_size=2, learning_rate=1e-6, micro_batch_size=1, gradient_checkpointing=True, train_vision=True
+    )
     prompts = AnswererPrompts(Encoder(model, processor), Frames(frames, form, model, processor), "paper")
     collator = Collator(processor.tokenizer, [Example(ITEM, tuple(range(frames)), "A")] * 2, prompts)
     args, clock = arguments(tuning, folder, seed=0, dtype="bfloat16", device=torch.device(device)), Clock()
-    return _measured(SupervisedTrainer(model, processor, collator, tuning, Lora(lora), args, [clock]), clock)
+    return _measured(SupervisedTrainer(model, processor, collator, tuning, Lora(enabled=lora), args, [clock]), clock)
 
 
 def _measured(trainer: Any, clock: Clock) -> dict[str, float]:

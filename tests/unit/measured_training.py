@@ -22,7 +22,8 @@ from viarl.stand_ins.architecture import Size, build_model, build_processor, bui
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
-from viarl.training.sft.trainer import SupervisedTrainer, Tuning, arguments
+from viarl.training.sft.settings import Tuning
+from viarl.training.sft.trainer import SupervisedTrainer, arguments
 
 SIZE = Size(hidden=512, layers=4, heads=8, key_value_heads=2, mlp=1536, vision_hidden=128, vision_layers=2)
 FRAMES, PIXELS, GROUP_SIZE, NEW_TOKENS, BATCH = 32, 56, 8, 48, 4
@@ -65,7 +66,14 @@ def parts(size: Size) -> tuple[Any, Any]:
 
 def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
     model, processor = parts(size)
-    training = Training("reinforce++", 2, 1, GROUP_SIZE, 1e-5, gradient_checkpointing=checkpointing)
+    training = Training(
+        algorithm="reinforce++",
+        steps=2,
+        prompts_per_step=1,
+        group_size=GROUP_SIZE,
+        learning_rate=1e-5,
+        gradient_checkpointing=checkpointing,
+    )
     task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS))
     item = Item("q", "v", "Which card?", OPTIONS, "A")
     trainer = SelectorTrainer(model, processor, [item] * 2, Frames(model, processor), Alternating(), task, folder)
@@ -75,7 +83,9 @@ def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None
 
 def tune_answerer(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
     model, processor = parts(size)
-    tuning = replace(Tuning(2, BATCH, 1e-5, train_vision=True), gradient_checkpointing=checkpointing)
+    tuning = replace(
+        Tuning(steps=2, batch_size=BATCH, learning_rate=1e-5, train_vision=True), gradient_checkpointing=checkpointing
+    )
     examples = [Example(Item("q", "v", "Which card?", OPTIONS, "A"), tuple(range(FRAMES)), "star " * 20 + "A")] * BATCH
     collator = Collator(processor.tokenizer, examples, AnswererPrompts(Encoder(model, processor), Frames(), "short"))
     args = arguments(tuning, folder, seed=0, dtype="float32", device=torch.device("cpu"))

@@ -36,7 +36,7 @@ rule evaluate:
             "evaluate",
             pick("frames", "selected"),
             answerer,
-            lambda config, w: {"evaluation": only(config["evaluation"], ["selectors", "random_seeds", "protocol"])},
+            lambda config, w: {"evaluation": counted(EvaluationSettings, config["evaluation"])},
             cycle,
             lambda config, w: {"benchmark": w["set"]},
         ),

@@ -26,7 +26,7 @@ rule cache_frames:
     params:
         settings=settings(
             "cache_frames",
-            pick("frames", "candidates", "selector_pixels", "answerer_pixels", "jpeg_quality", "reader"),
+            lambda config, w: counted(CacheSettings, config["frames"]),
             lambda config, w: {"shard": int(w["shard"]), "shards": shards(config, w)},
         ),
         code=fingerprint("viarl.stages.cache_frames"),
@@ -51,7 +51,7 @@ rule score_frames:
         mem_mb=growing(3000),
         runtime=growing(240),
     params:
-        settings=settings("score_frames", lambda config, w: {"clip": only(config["clip"], ["pretrained"])}),
+        settings=settings("score_frames", lambda config, w: {"clip": counted(ClipSettings, config["clip"])}),
         model=model("clip"),
         code=fingerprint("viarl.stages.score_frames"),
     shell:

@@ -13,12 +13,21 @@ import shutil
 
 from snakemake.persistence.file import FilePersistence
 
-from viarl.config.check import STAND_IN
+from viarl.answer.settings import AnswererSettings
 from viarl.config.launcher import accelerate_file
-from viarl.identity import fingerprint
-from viarl.datasets.hub.sets import REPOSITORIES
+from viarl.config.models import STAND_IN
 from viarl.config.runs import run_name
+from viarl.config.sections import Configuration
+from viarl.datasets.hub.sets import REPOSITORIES
+from viarl.evaluate.settings import EvaluationSettings
+from viarl.identity import fingerprint
+from viarl.models.settings import ModelSettings
+from viarl.sections import counted, uncounted
+from viarl.selection.settings import ClipSettings
 from viarl.tracking.record import git_tags
+from viarl.training.rl.settings import TrainedSelector, Training
+from viarl.training.sft.settings import InitialisedSelector, TunedAnswerer
+from viarl.video.settings import CacheSettings
 
 
 def keep_locks_of_others():
@@ -80,14 +89,8 @@ def pick(section, *names):
 
 
 def section(*names):
-    """A part of the settings: whole sections of the configuration."""
-    return lambda config, w: {name: config[name] for name in names}
-
-
-# Keys that bound memory and time, and change no result.
-NO_RESULT = ["save_every", "groups_per_microbatch", "groups_per_rollout", "micro_batch_size", "gradient_checkpointing"]
-# Settings that several rules are made of. How a model is asked says nothing of how it is trained.
-ASK = ["prompt", "max_new_tokens", "dtype", "attention"]
+    """A part of the settings: whole sections of the configuration, of them what changes a result."""
+    return lambda config, w: counted(Configuration, only(config, names))
 
 
 def cycle(config, w):
@@ -117,40 +120,36 @@ def hub_set(config, w):
 
 def selector(config, w):
     """How the selector is asked."""
-    return {"selector": only(config["selector"], ASK)}
+    return {"selector": counted(ModelSettings, config["selector"])}
 
 
 def answerer(config, w):
     """How the answerer is asked; on a server, precision is that one's matter."""
-    own = config["answerer"]
-    served = own["backend"] == "endpoint"
-    where = {"endpoint": only(own["endpoint"], ["model"])} if served else only(own, ["dtype", "attention"])
-    return {"answerer": only(own, ["prompt", "max_new_tokens", "frames_as", "backend"]) | where}
+    served = config["answerer"]["backend"] == "endpoint"
+    own = counted(AnswererSettings, config["answerer"])
+    return {"answerer": without(own, ["dtype", "attention"] if served else ["endpoint"])}
 
 
-def lora(section):
-    """The adapters of a model; their size is no part of it where there are none."""
-    return {"lora": section["lora"] if section["lora"]["enabled"] else {"enabled": False}}
+def adapted(kind, section):
+    """A trained model's settings; the size of adapters is no part of them where there are none."""
+    lora = section["lora"] if section["lora"]["enabled"] else {"enabled": False}
+    return counted(kind, section) | {"lora": lora}
 
 
 def training(config, w):
     """How the selector is trained."""
-    return {
-        "selector": only(config["selector"], [*ASK, "length_range"]) | lora(config["selector"]),
-        "training": without(config["selector"]["training"], NO_RESULT),
-    }
+    trained = {"training": counted(Training, config["selector"]["training"])}
+    return {"selector": adapted(TrainedSelector, config["selector"])} | trained
 
 
 def start(config, w):
     """How the selector is tuned on labels before cycle 1."""
-    known = {"start": without(config["selector"]["start"], NO_RESULT)} | lora(config["selector"])
-    return {"selector": only(config["selector"], ASK) | known}
+    return {"selector": adapted(InitialisedSelector, config["selector"])}
 
 
 def tuning(config, w):
-    """How the answerer is tuned."""
-    known = {"tuning": without(config["answerer"]["tuning"], NO_RESULT)} | lora(config["answerer"])
-    return {"answerer": only(config["answerer"], [*ASK, "frames_as"]) | known}
+    """How the answerer is tuned; where it is asked says nothing of that."""
+    return {"answerer": without(adapted(TunedAnswerer, config["answerer"]), ["backend", "endpoint"])}
 
 
 def stand_in(config, w):
@@ -195,23 +194,10 @@ def processes(w):
 
 
 def runtime(config):
-    """What stages are told round Snakemake's bookkeeping."""
-    return {
-        "device": config["device"],
-        "launcher": launcher(config),
-        **only(config["frames"], ["max_bad_share", "timeout_s"]),
-        "hub": only(config["hub"], ["keep_archives", "max_missing_share"]),
-        "clip": only(config["clip"], ["batch_size"]),
-        "selector": only(config["selector"], ["batch_size"]) | {"start": only(config["selector"]["start"], NO_RESULT)},
-        "training": only(config["selector"]["training"], NO_RESULT),
-        "answerer": only(config["answerer"], ["batch_size"])
-        | {
-            "tuning": only(config["answerer"]["tuning"], NO_RESULT),
-            "endpoint": without(config["answerer"]["endpoint"], ["model"]),
-        },
-        "replies": kept_replies(config["answerer"]),
-        "evaluation": only(config["evaluation"], ["batch_size"]),
-    }
+    """What stages are told round Snakemake's bookkeeping: the keys that change no result, and folders."""
+    told = without(uncounted(Configuration, config), ["ablations", "compare", "plan", "tracking"])
+    own = {"launcher": launcher(config), "replies": kept_replies(config["answerer"])}
+    return told | told["frames"] | {"training": told["selector"]["training"]} | own
 
 
 RUNTIME = runtime(config)

@@ -19,46 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from viarl.faults import nearest
 from viarl.files import NO_SPACE
 from viarl.progress import leave_broken_pipes, say
+from viarl.sections import build
 
 T = TypeVar("T")
 RUNTIME_VARIABLE = "VIARL_RUNTIME"
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn a JSON value into the annotated type; ValueError names the setting."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise ValueError(f"setting {where!r} must be a mapping, not {value!r}")
-        hints = typing.get_type_hints(kind)
-        if unknown := set(value) - set(hints):
-            raise ValueError(f"unknown settings {sorted(unknown)} in {where!r}; known are {sorted(hints)}")
-        given = {name: _build(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
-        required = {
-            field.name
-            for field in dataclasses.fields(kind)
-            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        }
-        if missing := required - set(given):
-            raise ValueError(f"settings {sorted(missing)} are missing in {where!r}")
-        return kind(**given)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(argument for argument in arguments if argument is not type(None)), value, where)
-    if origin is tuple:
-        return tuple(_build(arguments[0], entry, where) for entry in value)
-    if origin is dict:
-        return {key: _build(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
-    if kind is Path:
-        return Path(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, str, bool) and type(value) is not kind:
-        raise ValueError(f"setting {where!r} must be of type {kind.__name__}, not {value!r}")
-    return value
 
 
 def _fill(kind: Any, given: dict[str, Any], runtime: dict[str, Any]) -> dict[str, Any]:
@@ -97,10 +64,10 @@ def parse(settings_class: type[T], arguments: list[str]) -> T:
     except json.JSONDecodeError as error:
         raise ValueError(f"--settings and ${RUNTIME_VARIABLE} must be JSON objects ({error})") from error
     values = _fill(settings_class, values, of_run(runtime, values))
-    for name, path in options.items():
-        if path is not None:
-            values[name] = path
-    return typing.cast(T, _build(settings_class, values, "settings"))
+    values |= {name: path for name, path in options.items() if path is not None}
+    if unknown := sorted(set(values) - set(hints)):
+        raise ValueError(f"settings.{unknown[0]}: unknown key; {nearest(unknown[0], hints)}")
+    return build(settings_class, values, "settings")
 
 
 def run(settings_class: type[T], main: Callable[[T], None]) -> None:

@@ -35,7 +35,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         tmp_path / "picks.parquet",
         tmp_path / "answerer",
         tmp_path / "answers.csv",
-        AnswererSettings("short", 4),
+        AnswererSettings(prompt="short", max_new_tokens=4),
         device="cpu",
     )
 

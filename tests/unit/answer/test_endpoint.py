@@ -15,10 +15,11 @@ import pytest
 from small_answerer import StoredCache, item
 from viarl.answer import endpoint as subject
 from viarl.answer.base import Request
-from viarl.answer.endpoint import EndpointAnswerer
+from viarl.answer.endpoint import EndpointAnswerer, served_name
 from viarl.answer.settings import AnswererSettings, Endpoint
 from viarl.faults import Outage
 from viarl.models.reply_cache import ReplyCache
+from viarl.sections import counted
 
 COUNTS = {"v0": 8, "v1": 8}
 REQUESTS = [Request(item(number, f"v{number % 2}"), (number % 4, 5)) for number in range(12)]
@@ -103,7 +104,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answerer(port: int, replies: ReplyCache | None = None, **settings: Any) -> EndpointAnswerer:
-    known = Endpoint(f"http://127.0.0.1:{port}/v1", concurrency=3, timeout_s=5.0, retries=2, patience_s=5.0)
+    known = Endpoint(url=f"http://127.0.0.1:{port}/v1", concurrency=3, timeout_s=5.0, retries=2, patience_s=5.0)
     return EndpointAnswerer(replace(known, **settings), "tiny", StoredCache(dict(COUNTS)), "short", 6, replies)
 
 
@@ -226,23 +227,26 @@ def test_names_of_models(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    name = Endpoint().name(folder)
+    name = served_name(Endpoint().model, folder)
     path, _, weights = name.partition("@")
     assert path == str(folder) and len(weights) == 16
     (folder / "model.safetensors").write_bytes(b"other weights")
-    assert Endpoint().name(folder) not in (name, path)
-    assert Endpoint().name(Path("Qwen/Qwen2.5-VL-7B-Instruct")) == "Qwen/Qwen2.5-VL-7B-Instruct@main"
-    assert Endpoint(model="served").name(tmp_path / "none") == "served"
+    assert served_name(Endpoint().model, folder) not in (name, path)
+    assert served_name(Endpoint().model, Path("Qwen/Qwen2.5-VL-7B-Instruct")) == "Qwen/Qwen2.5-VL-7B-Instruct@main"
+    assert served_name("served", tmp_path / "none") == "served"
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
-        Endpoint().name(tmp_path / "none")
+        served_name(Endpoint().model, tmp_path / "none")
 
 
 def test_settings_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="frames_as: images"):
-        AnswererSettings("short", 4, backend="endpoint")
-    with pytest.raises(ValueError, match=r"answerer\.backend 'vllm' is unknown"):
-        AnswererSettings("short", 4, backend="vllm")
-    here = AnswererSettings("short", 4, batch_size=7, endpoint=Endpoint(url="http://elsewhere", model="x"))
-    assert here.same_result() == AnswererSettings("short", 4, batch_size=1)
-    there = replace(here, backend="endpoint", frames_as="images")
-    assert there.same_result().endpoint == Endpoint(model="x")
+        AnswererSettings(prompt="short", max_new_tokens=4, backend="endpoint")
+    with pytest.raises(ValueError, match=r"backend\s+Input should be 'transformers' or 'endpoint' .*'vllm'"):
+        AnswererSettings(prompt="short", max_new_tokens=4, backend="vllm")
+    here = AnswererSettings(
+        prompt="short", max_new_tokens=4, batch_size=7, endpoint=Endpoint(url="http://elsewhere", model="x")
+    )
+    assert "batch_size" not in counted(here) and counted(here)["endpoint"] == {"model": "x"}
+    assert counted(replace(here, batch_size=1, endpoint=Endpoint(url="http://b", retries=1, model="x"))) == counted(
+        here
+    )

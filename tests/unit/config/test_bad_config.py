@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from said import one_line
-from viarl.config.check import check, check_files, typed
+from viarl.config.check import check
+from viarl.config.files import check_files, typed
 from viarl.config.runs import overlaid
 from viarl.faults import LISTED
 

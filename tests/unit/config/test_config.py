@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from viarl.config.check import check, typed
+from viarl.config.check import check
+from viarl.config.files import typed
 from viarl.config.runs import check_runs, overlaid
 from viarl.faults import nearest
 

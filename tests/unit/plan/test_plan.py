@@ -81,7 +81,7 @@ def test_adapters_are_counted_exactly() -> None:
         model = build_model(tokenizer, Size())
         shape = from_config(model.config.to_dict())
         assert shape is not None and sum(weight.numel() for weight in model.parameters()) == shape.weights
-        adapted = get_peft_model(model, lora_config(Lora(True, 4, 8), vision))
+        adapted = get_peft_model(model, lora_config(Lora(enabled=True, rank=4, alpha=8), vision))
         assert adapted.get_nb_trainable_parameters()[0] == shape.adapters(4, vision)
 
 
@@ -120,7 +120,9 @@ def test_a_cached_video_is_as_large_as_planned(tmp_path: Path) -> None:
 def test_measured_memory_is_near_the_plan(stage: str, checkpointing: bool, tmp_path: Path) -> None:
     """A training of 15 million weights on the CPU, in a process of its own."""
     command = [sys.executable, measured.__file__, str(tmp_path), stage, str(checkpointing)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    paths = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'workflow'}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     peak = json.loads(done.stdout.splitlines()[-1])
     model = build_model(build_tokenizer(measured.TEXTS, 50), measured.SIZE)

@@ -179,7 +179,7 @@ def settings(selector: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.Monk
         selected=4,
         number_pixels=13,
         temperature=1.0,
-        selector=ModelSettings("short", 8, batch_size=1),
+        selector=ModelSettings(prompt="short", max_new_tokens=8, batch_size=1),
         device="cpu",
     )
 

@@ -169,7 +169,7 @@ def test_what_merged_adapters_lose_is_measured_and_said(
     processor = build_processor(build_tokenizer(["a text"], 12))
     base = build_model(processor.tokenizer, SMALL).to(getattr(torch, dtype))
     before = {name: weight.clone() for name, weight in base.state_dict().items()}
-    model = get_peft_model(base, lora_config(Lora(True, 4, 4)))
+    model = get_peft_model(base, lora_config(Lora(enabled=True, rank=4, alpha=4)))
     changes = {}
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):

@@ -16,7 +16,8 @@ from viarl.files import read_json
 from viarl.items import Item, read_items, write_records
 from viarl.selection.similarities import write_scores
 from viarl.stages import filter_guessable
-from viarl.training.filtering import Filter, FilterSettings
+from viarl.training.filtering import Filter
+from viarl.training.settings import FilterSettings
 
 CACHE = MemoryCache({"v0": 8, "v1": 8}, bad={"v2": "does not open"})
 SCORES = np.arange(8) / 10  # the top 2 are frames 6 and 7, the bottom 2 are 0 and 1
@@ -40,7 +41,7 @@ class Scripted:
 
 def reasons(knows, rule: str, items: Sequence[Item], **settings) -> list[str]:
     scores = {own.id: SCORES for own in items}
-    return Filter(Scripted(knows), CACHE, scores, 2, 0, FilterSettings(rule, **settings)).reasons(items, rule)
+    return Filter(Scripted(knows), CACHE, scores, 2, 0, FilterSettings(rule=rule, **settings)).reasons(items, rule)
 
 
 def test_rotation_moves_options_and_letter_together() -> None:
@@ -116,7 +117,7 @@ def test_items_that_no_rule_can_use_are_dropped_by_every_rule() -> None:
 def test_data_card() -> None:
     items = [item(0, source="needle", task="end"), item(1, source="needle"), item(2, "v2", source="mine")]
     scores = {own.id: SCORES for own in items}
-    judge = Filter(Scripted(lambda own, frames: own.id == "q0"), CACHE, scores, 2, 0, FilterSettings("blind"))
+    judge = Filter(Scripted(lambda own, frames: own.id == "q0"), CACHE, scores, 2, 0, FilterSettings(rule="blind"))
     card = judge.data_card(items, judge.reasons(items, "blind"))
     assert (card["found"], card["kept"]) == (3, 1)
     assert card["dropped"] == {"right without frames": 1, "unreadable video": 1}
@@ -132,7 +133,7 @@ def test_data_card() -> None:
     }
 
 
-@pytest.mark.parametrize(("setting", "match"), [({"rule": "guess"}, "filter.rule"), ({"draws": 0}, "filter.draws")])
+@pytest.mark.parametrize(("setting", "match"), [({"rule": "guess"}, "rule"), ({"draws": 0}, "draws")])
 def test_impossible_settings_are_refused(setting: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         FilterSettings(**setting)
@@ -187,8 +188,8 @@ def test_stage_refuses_to_drop_everything(tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path / "report.json",
         1,
         2,
-        FilterSettings("blind"),
-        AnswererSettings("short", 4),
+        FilterSettings(rule="blind"),
+        AnswererSettings(prompt="short", max_new_tokens=4),
     )
     with pytest.raises(ValueError, match="drops all 1 questions"):
         filter_guessable.main(settings)

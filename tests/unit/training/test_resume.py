@@ -27,8 +27,8 @@ from viarl.selection.picks import GREEDY, Pick, write_picks
 from viarl.stages import train_selector, tune_answerer
 from viarl.tracking.record import Tracking, read_record
 from viarl.training.checkpoints import Checkpoints
-from viarl.training.rl.settings import RewardWeights, Training
-from viarl.training.sft.trainer import Tuning
+from viarl.training.rl.settings import RewardWeights, TrainedSelector, Training
+from viarl.training.sft.settings import TunedAnswerer, Tuning
 
 STEPS = 6
 SELECTOR_FRAMES = {own.video: 6 for own in ITEMS}
@@ -138,9 +138,9 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         cycle=1,
         selected=2,
         number_pixels=13,
-        selector=train_selector.TrainedSelector("short", 20, length_range=(2, 15)),
+        selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
         training=replace(training, schedule="cosine", save_every=2),
-        answerer=AnswererSettings("short", 4),
+        answerer=AnswererSettings(prompt="short", max_new_tokens=4),
         reward=RewardWeights(),
         device="cpu",
     )
@@ -161,8 +161,11 @@ def answerer_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         answerer_model=folder / "answerer",
         output=folder,
         seed=1,
-        answerer=tune_answerer.TunedAnswerer(
-            "short", 4, batch_size=1, tuning=replace(tuning, target="restated_text_letter", micro_batch_size=2)
+        answerer=TunedAnswerer(
+            prompt="short",
+            max_new_tokens=4,
+            batch_size=1,
+            tuning=replace(tuning, target="restated_text_letter", micro_batch_size=2),
         ),
         device="cpu",
     )

@@ -20,10 +20,11 @@ from viarl.models.settings import Lora
 from viarl.models.vlm import Encoder, Prompt, forward_arguments, load_model
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import tune_answerer
-from viarl.stages.tune_answerer import Settings, TunedAnswerer
+from viarl.stages.tune_answerer import Settings
 from viarl.tracking.record import Tracking, read_record
 from viarl.training.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, schedule, target_text
-from viarl.training.sft.trainer import SupervisedTrainer, Tuning
+from viarl.training.sft.settings import TunedAnswerer, Tuning
+from viarl.training.sft.trainer import SupervisedTrainer
 
 COUNTS = {"v0": 8, "v1": 5}
 TUNING = Tuning(steps=6, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01, save_every=4)
@@ -48,7 +49,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         answerer_model=tmp_path / "base",
         output=tmp_path / "cycle1" / "answerer" / "model.safetensors",
         seed=1,
-        answerer=TunedAnswerer("short", 4, tuning=TUNING),
+        answerer=TunedAnswerer(prompt="short", max_new_tokens=4, tuning=TUNING),
         device="cpu",
         tracking=Tracking(record=tmp_path / "record.jsonl", root=tmp_path, defer_below_s=1e9),
     )
@@ -104,7 +105,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
 ) -> None:
     settings = tuned(settings, train_vision=variant == "vision")
     if variant == "lora":
-        settings = replace(settings, answerer=replace(settings.answerer, lora=Lora(True, 4, 8)))
+        settings = replace(settings, answerer=replace(settings.answerer, lora=Lora(enabled=True, rank=4, alpha=8)))
     straight = run(settings, "straight")
     base = load_file(settings.answerer_model / "model.safetensors")
     assert (difference(base, straight, "visual") > 0) == (variant == "vision")
@@ -150,7 +151,7 @@ def test_micro_batches_give_the_same_weights(settings: Settings) -> None:
 @pytest.mark.parametrize("lora", [False, True])
 def test_gradient_checkpointing_and_bfloat16(settings: Settings, vision: bool, lora: bool) -> None:
     """Recomputing activations changes nothing; bfloat16 computes in it, and saves in it."""
-    own = replace(settings, answerer=replace(settings.answerer, lora=Lora(lora, 4, 8)))
+    own = replace(settings, answerer=replace(settings.answerer, lora=Lora(enabled=lora, rank=4, alpha=8)))
     plain = run(tuned(own, train_vision=vision), "a")
     again = run(tuned(own, train_vision=vision, gradient_checkpointing=True), "b")
     assert difference(plain, again) < 1e-4
@@ -243,7 +244,12 @@ def test_every_example_comes_once_a_pass() -> None:
 
 
 def test_a_saved_answerer_loads_and_replies(settings: Settings) -> None:
-    run(replace(settings, answerer=replace(settings.answerer, lora=Lora(True, 4, 8), dtype="bfloat16")), "a")
+    run(
+        replace(
+            settings, answerer=replace(settings.answerer, lora=Lora(enabled=True, rank=4, alpha=8), dtype="bfloat16")
+        ),
+        "a",
+    )
     model = load_model(settings.output.parents[2] / "a" / "answerer", device="cpu")
     saved = load_file(settings.output.parents[2] / "a" / "answerer" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
@@ -252,10 +258,10 @@ def test_a_saved_answerer_loads_and_replies(settings: Settings) -> None:
 
 
 def test_unusable_settings_and_inputs_say_what_to_do(settings: Settings) -> None:
-    with pytest.raises(ValueError, match="schedule 'linear' must be one of"):
-        Tuning(1, 1, 1e-3, schedule="linear")
-    with pytest.raises(ValueError, match="target 'number' must be one of"):
-        Tuning(1, 1, 1e-3, target="number")
+    with pytest.raises(ValueError, match="schedule\n  Input should be 'constant' or 'cosine'"):
+        Tuning(steps=1, batch_size=1, learning_rate=1e-3, schedule="linear")
+    with pytest.raises(ValueError, match="target\n  Input should be 'letter', 'text_letter' or"):
+        Tuning(steps=1, batch_size=1, learning_rate=1e-3, target="number")
     write_picks(settings.selected, [])
     with pytest.raises(ValueError, match=r"lacks 9 items, such as .*run select_frames again"):
         tune_answerer.main(settings)

@@ -124,7 +124,7 @@ def test_several_updates_of_one_rollout(start, tmp_path):
 
 
 def test_adapters_learn_while_the_model_stays(start, tmp_path):
-    task = replace(TASK, training=replace(TRAINING, steps=4, save_every=2), lora=Lora(True, 4, 8))
+    task = replace(TASK, training=replace(TRAINING, steps=4, save_every=2), lora=Lora(enabled=True, rank=4, alpha=8))
     trainer = make(start, tmp_path / "whole", task)
     before = weights(trainer)
     trainer.train()
@@ -158,7 +158,7 @@ def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
     results = []
     for checkpointing in (False, True):
         training = replace(TRAINING, steps=2, warmup_steps=0, train_vision=vision, gradient_checkpointing=checkpointing)
-        task = replace(TASK, training=training, lora=Lora(variant == "adapters", 4, 8))
+        task = replace(TASK, training=training, lora=Lora(enabled=variant == "adapters", rank=4, alpha=8))
         trainer = make(start, tmp_path / str(checkpointing), task, pixels=vision)
         layers = [module for name, module in trainer.model.named_modules() if name.endswith(("layers.0", "blocks.0"))]
         trainer.train()
@@ -178,7 +178,9 @@ def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
 @pytest.mark.parametrize("lora", [False, True])
 def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
     """Full training computes in it and keeps its weights in float32; adapters have weights in it."""
-    task = replace(TASK, dtype="bfloat16", lora=Lora(lora, 4, 8), training=replace(TRAINING, learning_rate=1e-5))
+    task = replace(
+        TASK, dtype="bfloat16", lora=Lora(enabled=lora, rank=4, alpha=8), training=replace(TRAINING, learning_rate=1e-5)
+    )
     model = load_model(start, task.lora.weights_dtype("bfloat16"), device="cpu")
     processor = load_processor(start)
     source = RandomPrompts(model, processor)
@@ -197,7 +199,9 @@ def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
 
 def test_adapters_of_the_vision_tower_train_too(start, tmp_path):
     training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=True)
-    trainer = make(start, tmp_path, replace(TASK, training=training, lora=Lora(True, 4, 8)), pixels=True)
+    trainer = make(
+        start, tmp_path, replace(TASK, training=training, lora=Lora(enabled=True, rank=4, alpha=8)), pixels=True
+    )
     before = weights(trainer)
     trainer.train()
     changed = {name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)}
@@ -212,7 +216,9 @@ def test_qwen3_vl_trains(tmp_path):
     for vision, lora in ((False, False), (True, False), (True, True)):
         training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=vision, gradient_checkpointing=True)
         # untrained, its completions differ in nothing but whether they end
-        task = replace(TASK, training=training, max_new_tokens=80, length_range=(1, 79), lora=Lora(lora, 4, 8))
+        task = replace(
+            TASK, training=training, max_new_tokens=80, length_range=(1, 79), lora=Lora(enabled=lora, rank=4, alpha=8)
+        )
         trainer = make(tmp_path / "start", tmp_path / f"{vision}{lora}", task, pixels=vision)
         before = weights(trainer)
         trainer.train()

@@ -33,7 +33,7 @@ WEIGHTS = {"selector": 1e-5, "answerer": 0.0}
 OTHER_LAYOUT = 2e-3
 MEASURES = 1e-4  # relative
 
-LORA = Lora(True, 4, 8)
+LORA = Lora(enabled=True, rank=4, alpha=8)
 THREE = {"steps": 3, "warmup_steps": 0, "learning_rate": 3e-3}
 BAD = {"v99": "its file is cut"}
 Make = Callable[..., Job]

@@ -18,8 +18,9 @@ from viarl.stages.cache_frames import Settings
 from viarl.video import writer
 from viarl.video.cache import FrameCache, decode_jpeg
 from viarl.video.encode import FrameEncoder, shrink
-from viarl.video.format import CacheSettings, VideoError
+from viarl.video.format import VideoError
 from viarl.video.overlay import NumberStyle, with_numbers
+from viarl.video.settings import CacheSettings
 
 
 def video(path: Path, name: str) -> Video:
@@ -201,7 +202,12 @@ def test_a_video_that_changes_while_it_is_read_is_refused(folder: Path, monkeypa
     true_read = writer.read_encoded
     monkeypatch.setattr(writer, "read_encoded", lambda path, *rest: (true_read(path, *rest), os.utime(path, (1, 1)))[0])
     with pytest.raises(VideoError, match="was changed while it was read: run the job again"):
-        writer.cache_video(video(folder / "long.mp4", "long"), folder / "frames", CacheSettings(32, 28, 56), 60.0)
+        writer.cache_video(
+            video(folder / "long.mp4", "long"),
+            folder / "frames",
+            CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56),
+            60.0,
+        )
     assert not list((folder / "frames").rglob("*.safetensors"))
 
 
@@ -245,7 +251,12 @@ def test_too_many_bad_videos_fail_the_stage_and_name_each(spoilt: Path) -> None:
 @pytest.mark.parametrize("name", ["../outside", "a/b", "..", ".hidden", "", "/etc/passwd"])
 def test_ids_never_leave_the_folder(folder: Path, name: str) -> None:
     with pytest.raises(ValueError, match="rename it"):
-        writer.cache_video(video(folder / "long.mp4", name), folder / "frames", CacheSettings(32, 28, 56), 60.0)
+        writer.cache_video(
+            video(folder / "long.mp4", name),
+            folder / "frames",
+            CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56),
+            60.0,
+        )
     assert not list(folder.parent.glob("outside*"))
 
 
@@ -289,5 +300,5 @@ def test_numbers_that_do_not_fit_are_pointed_out(folder: Path, cached: FrameCach
     [{"candidates": 31}, {"selector_pixels": 60}, {"jpeg_quality": 100}, {"reader": "opencv"}, {"candidates": 0}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"frames\."):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         CacheSettings(**{"candidates": 32, "selector_pixels": 28, "answerer_pixels": 56, **wrong})

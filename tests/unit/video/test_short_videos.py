@@ -23,11 +23,12 @@ from viarl.selection.prompt import parse_selection
 from viarl.selection.similarities import similarities, write_scores
 from viarl.selection.uniform import uniform
 from viarl.stages import cache_frames, evaluate, select_frames
-from viarl.training.filtering import Filter, FilterSettings
+from viarl.training.filtering import Filter
 from viarl.training.rl.reward import RecallOf, score_completions
 from viarl.training.rl.rollout import PixelPrompts
 from viarl.training.rl.settings import RewardWeights, SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
+from viarl.training.settings import FilterSettings
 from viarl.training.sft.labels import Labels
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle, draw_number
@@ -38,7 +39,7 @@ COUNTS = {
     "middle": 20,
     "short": 6,
 }  # candidates: all of N, fewer than N, fewer than K (of 100, 21, 7 frames)
-ASK = AnswererSettings("short", 6)
+ASK = AnswererSettings(prompt="short", max_new_tokens=6)
 ITEMS = [
     Item(f"{name}{number}", name, f"which shape is it{' now' * number}?", ("star", "moon"), "AB"[number],
          evidence=((0.0, 0.1),))
@@ -151,7 +152,7 @@ def test_reward_filter_and_labels(folder: Path, cache: FrameCache) -> None:
     assert [recall(item, one.selection.indices) for (item, _), one in zip(asked, scored, strict=True)][1:] == [1.0] * 5
     scores = {own.id: np.arange(COUNTS[own.video], dtype=np.float32) for own in ITEMS}
     for rule in ("contrast", "variance"):
-        assert len(Filter(answerer, cache, scores, K, 0, FilterSettings(rule)).reasons(ITEMS, rule)) == len(ITEMS)
+        assert len(Filter(answerer, cache, scores, K, 0, FilterSettings(rule=rule)).reasons(ITEMS, rule)) == len(ITEMS)
     for kind, noise in (("oracle", 0.0), ("clip_topk", 0.0), ("oracle", 1.0)):
         for item in ITEMS:
             frames = Labels(kind, cache, scores, K, noise).frames(item)
@@ -161,7 +162,7 @@ def test_reward_filter_and_labels(folder: Path, cache: FrameCache) -> None:
 def test_reinforcement_on_a_mixture(folder: Path, cache: FrameCache, tmp_path: Path) -> None:
     """Groups of long and short videos in one batch."""
     model, prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
-    training = Training("reinforce++", 2, 3, 2, 1e-4)
+    training = Training(algorithm="reinforce++", steps=2, prompts_per_step=3, group_size=2, learning_rate=1e-4)
     task = SelectorTask(training, K, 6, (1, 5))
     answerer = load_answerer(folder / "model", ASK, cache, "cpu")
     trainer = SelectorTrainer(model, prompts.processor, ITEMS, prompts, answerer, task, tmp_path, (), RecallOf(cache))

@@ -15,11 +15,12 @@ import pytest
 from processes import in_child
 from viarl.command import RUNTIME_VARIABLE, parse, run
 from viarl.files import atomic_path
+from viarl.sections import Count, section
 
 
-@dataclass(frozen=True)
+@section
 class Training:
-    steps: int
+    steps: Count
     rate: float = 0.1
 
 
@@ -38,24 +39,26 @@ ARGUMENTS = ["--items", "a", "--frames", "b", "c"]
 def test_settings_paths_and_runtime_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps({"device": "cuda", "unrelated": 1}))
     settings = parse(Settings, [*ARGUMENTS, "--settings", '{"training": {"steps": 3, "rate": 1}, "name": "x"}'])
-    assert settings == Settings(Path("a"), (Path("b"), Path("c")), Training(3, 1.0), "x", "cuda")
+    assert settings == Settings(Path("a"), (Path("b"), Path("c")), Training(steps=3, rate=1.0), "x", "cuda")
 
 
 def test_runtime_reaches_into_nested_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps({"training": {"rate": 2, "steps": 9, "other": 1}}))
     settings = parse(Settings, [*ARGUMENTS, "--settings", '{"training": {"steps": 3}}'])
-    assert settings.training == Training(3, 2.0)
+    assert settings.training == Training(steps=3, rate=2.0)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"training": {"steps": "3"}}, "'settings.training.steps' must be of type int"),
-        ({"training": {"steps": True}}, "must be of type int"),
-        ({"training": {}}, r"\['steps'\] are missing"),
-        ({"training": {"steps": 1, "stpes": 2}}, "unknown settings"),
-        ({"training": 4}, "must be a mapping"),
-        ({}, r"\['training'\] are missing"),
+        ({"training": {"steps": "3"}}, "settings.training.steps = '3': wrong type; write a whole number"),
+        ({"training": {"steps": True}}, "settings.training.steps = True: wrong type; write a whole number"),
+        ({"training": {"steps": 0}}, "settings.training.steps = 0: out of range; it must be at least 1"),
+        ({"training": {}}, "settings.training.steps is missing"),
+        ({"training": {"steps": 1, "stpes": 2}}, "settings.training.stpes = 2: unknown key; did you mean 'steps'"),
+        ({"training": 4}, "settings.training = 4: wrong type; write a mapping of keys"),
+        ({"trainign": 4}, "settings.trainign: unknown key; did you mean 'training'"),
+        ({}, "settings.training is missing"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict, message: str) -> None:

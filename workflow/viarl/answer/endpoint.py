@@ -21,6 +21,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -29,6 +30,8 @@ from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer, Key, Request
 from viarl.answer.settings import Endpoint
 from viarl.faults import Outage, shown
+from viarl.files import sha256_file, sha256_json
+from viarl.models.files import find, weight_files
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress, say
 
@@ -48,6 +51,24 @@ class _Away(Exception):
     def __init__(self, reason: str, pause_s: float = 0.0) -> None:
         super().__init__(reason)
         self.pause_s = pause_s
+
+
+def served_name(asked: str, model: Path) -> str:
+    """Return the name on the server of a job's model, by the setting answerer.endpoint.model.
+
+    {model} becomes the folder (in full) or the hub id, {weights} a hash of the folder's weights or a hub id's revision:
+    `transformers serve` takes what stands behind @ for a revision, and so loads a folder anew that was trained anew.
+    Errors: as `find`, where the name holds {model}.
+    """
+    if "{" not in asked:
+        return asked
+    source = find(model)
+    hashes = [sha256_file(path) for path in weight_files(model)]
+    weights = sha256_json(hashes)[:16] if hashes else source.revision or "main"
+    path = str(model.resolve()) if model.is_dir() else source.name
+    if "@" in path and "@" in asked:
+        raise ValueError(f"answerer.endpoint.model: the folder {path} holds an @, which ends a model's name; move it")
+    return asked.replace("{weights}", weights).replace("{model}", path)
 
 
 class _Failed(Exception):

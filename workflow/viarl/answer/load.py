@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from viarl.answer.answerer import Answerer
 from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer
-from viarl.answer.endpoint import EndpointAnswerer
+from viarl.answer.endpoint import EndpointAnswerer, served_name
 from viarl.answer.settings import AnswererSettings
 from viarl.files import sha256_file
 from viarl.identity import fingerprint
@@ -37,10 +37,10 @@ def load_answerer(
         replies: folder that keeps replies for other stages and later starts; None keeps none.
         asking: a benchmark's way to ask, in place of the settings' prompt.
 
-    Errors: as `load_model`, and as `Endpoint.name`.
+    Errors: as `load_model`, and as `served_name`.
     """
     if settings.backend == "endpoint":
-        name = settings.endpoint.name(model)
+        name = served_name(settings.endpoint.model, model)
         say(f"the answerer is {name} at {settings.endpoint.url}")
         # only {weights} tells one model of that name from another, so else the address belongs to it
         address = "" if "{weights}" in settings.endpoint.model else settings.endpoint.url

@@ -4,7 +4,7 @@ A video's shard follows from its id (`viarl.items.shard_of`). Files that are the
 decoding code) are kept, so a shard that was stopped goes on where it was, and a video that was edited is decoded alone.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from viarl.items import read_videos, shard_of
 from viarl.progress import Progress
 from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
-from viarl.video.format import CacheSettings, VideoError
+from viarl.video.format import VideoError
+from viarl.video.settings import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
 
 LISTED = 20  # bad videos that an error names
@@ -56,8 +57,6 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.shard < self.shards:
             raise ValueError(f"shard {self.shard} must lie in 0..{self.shards - 1} (frames.shards = {self.shards})")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"frames.max_bad_share must lie in 0..1, not {self.max_bad_share}")
 
 
 def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
@@ -80,13 +79,8 @@ def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """Cache the shard's videos and write its manifest."""
-    cache = CacheSettings(
-        settings.candidates,
-        settings.selector_pixels,
-        settings.answerer_pixels,
-        settings.jpeg_quality,
-        settings.reader,
-    )
+    names = [entry.name for entry in fields(CacheSettings)]
+    cache = CacheSettings(**{name: getattr(settings, name) for name in names})
     every = read_videos(settings.videos)
     mine = [video for video in sorted(every) if shard_of(video, settings.shards) == settings.shard]
     good: dict[str, dict[str, Any]] = {}

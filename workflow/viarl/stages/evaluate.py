@@ -10,6 +10,7 @@ from viarl.command import run
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.rows import write_rows
 from viarl.evaluate.selectors import LEARNED, UNTUNED, Choice, Sources, choose, evaluate
+from viarl.evaluate.settings import EvaluationSettings
 from viarl.evaluate.spoken import SpokenLines
 from viarl.items import read_items
 from viarl.selection.picks import read_picks
@@ -17,20 +18,6 @@ from viarl.selection.similarities import read_scores
 from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """`selectors`: names as in viarl.evaluate.selectors; `random_seeds`: draws of the random ones.
-
-    `protocol`: as in viarl.evaluate.protocols.
-    `batch_size`: questions in a forward pass; None takes the answerer's.
-    """
-
-    selectors: tuple[str, ...]
-    random_seeds: int = 5
-    protocol: str = "own"
-    batch_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from viarl.command import run
 from viarl.datasets.hub.dataset import Choice, FetchedSet, fetch_set
 from viarl.datasets.hub.manifest import write_manifest
 from viarl.datasets.hub.sets import SETS
+from viarl.datasets.settings import HubRuntime
 from viarl.faults import listed
 from viarl.files import atomic_path, write_json
 from viarl.items import write_records
@@ -21,14 +22,6 @@ from viarl.tracking.start import start_run
 
 VIDEOS, SUBTITLES = "videos", "subtitles"  # folders beside the lists
 LISTED = 10  # missing videos that an error names
-
-
-@dataclass(frozen=True)
-class HubRuntime:
-    """What changes no result: whether archives stay, and the share of a set's videos, 0..1, that may be missing."""
-
-    keep_archives: bool = False
-    max_missing_share: float = 0.1
 
 
 @dataclass(frozen=True)

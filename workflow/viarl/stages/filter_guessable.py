@@ -11,7 +11,8 @@ from viarl.items import read_items, write_records
 from viarl.selection.similarities import read_scores
 from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
-from viarl.training.filtering import Filter, FilterSettings
+from viarl.training.filtering import Filter
+from viarl.training.settings import FilterSettings
 from viarl.video.cache import FrameCache
 
 

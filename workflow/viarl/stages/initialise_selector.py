@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -11,10 +11,10 @@ from viarl.faults import by_reason, left_out
 from viarl.identity import identity
 from viarl.items import read_items
 from viarl.models.files import weight_files
-from viarl.models.settings import Lora, ModelSettings
 from viarl.models.vlm import resolve_device
 from viarl.processes import processes
 from viarl.progress import say
+from viarl.sections import counted
 from viarl.selection.evidence import evidence_recall
 from viarl.selection.learned import load_selector
 from viarl.selection.similarities import read_scores
@@ -25,17 +25,10 @@ from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_
 from viarl.training.libraries import quiet_libraries
 from viarl.training.sft.dataset import Collator, Example
 from viarl.training.sft.labels import Labels, examples
-from viarl.training.sft.trainer import LOGGED, Start, SupervisedTrainer, arguments
+from viarl.training.sft.settings import InitialisedSelector
+from viarl.training.sft.trainer import LOGGED, SupervisedTrainer, arguments
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
-
-
-@dataclass(frozen=True)
-class InitialisedSelector(ModelSettings):
-    """How the selector is asked, how it is tuned, and whether adapters are."""
-
-    start: Start = field(kw_only=True)
-    lora: Lora = field(default_factory=Lora)
 
 
 @dataclass(frozen=True)
@@ -73,13 +66,12 @@ def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
     settings.selector.start.micro_batches(processes())  # uneven batches are refused before anything is loaded
-    selector, folder, source = settings.selector, settings.output.parent, settings.selector_model
-    same_result = {"start": asdict(selector.start.same_result()), "batch_size": 0, "model": str(source)}
+    folder, source = settings.output.parent, settings.selector_model
     known = {
         "seed": settings.seed,
         "selected": settings.selected,
         "number_pixels": settings.number_pixels,
-        "selector": {**asdict(selector), **same_result},
+        "selector": {**counted(settings.selector), "model": str(source)},
     }
     files: dict[str, Path | Sequence[Path]] = {
         "items": settings.items,

@@ -7,18 +7,11 @@ from viarl.command import run
 from viarl.items import read_items
 from viarl.models.clip import load_clip
 from viarl.progress import Progress
+from viarl.selection.settings import ClipSettings
 from viarl.selection.similarities import similarities, write_scores
 from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """`pretrained`: open_clip weights tag, None for a folder; `batch_size`: images in a forward pass."""
-
-    pretrained: str | None = None
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)

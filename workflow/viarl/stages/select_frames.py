@@ -6,7 +6,7 @@ What was completed lies beside the table until that is written, so that a stage 
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl.command import run
@@ -17,6 +17,7 @@ from viarl.models.reply_cache import ReplyCache
 from viarl.models.settings import ModelSettings
 from viarl.models.vlm import resolve_device
 from viarl.progress import Progress, say
+from viarl.sections import counted
 from viarl.selection.learned import load_selector, select
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.tracking.record import Files, Tracking
@@ -67,7 +68,7 @@ def kept_completions(settings: Settings) -> ReplyCache:
         "selected": settings.selected,
         "number_pixels": settings.number_pixels,
         "temperature": settings.temperature,
-        "selector": asdict(settings.selector),
+        "selector": {**counted(settings.selector), "batch_size": settings.selector.batch_size},
         "model": str(settings.selector_model),
         "device": resolve_device(settings.device).type,
         "code": fingerprint("viarl.stages.select_frames"),

@@ -14,9 +14,9 @@ from viarl.faults import left_out
 from viarl.identity import identity
 from viarl.items import Item, read_items
 from viarl.models.files import weight_files
-from viarl.models.settings import Lora, ModelSettings
 from viarl.processes import processes
 from viarl.progress import say
+from viarl.sections import counted
 from viarl.selection.learned import load_selector
 from viarl.tracking.monitor import Monitor
 from viarl.tracking.record import Files, Tracking
@@ -25,20 +25,12 @@ from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_
 from viarl.training.libraries import quiet_libraries
 from viarl.training.rl.reward import RecallOf
 from viarl.training.rl.rollout import PixelPrompts
-from viarl.training.rl.settings import RewardWeights, SelectorTask, Training
+from viarl.training.rl.settings import RewardWeights, SelectorTask, TrainedSelector, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
 
 SHOWN = ("reward/total", "valid_rate", "answer_accuracy", "kl", "entropy")
-
-
-@dataclass(frozen=True)
-class TrainedSelector(ModelSettings):
-    """How the selector is asked, which completion lengths earn a reward, and whether adapters are trained."""
-
-    length_range: tuple[int, ...] = (80, 512)
-    lora: Lora = field(default_factory=Lora)
 
 
 @dataclass(frozen=True)
@@ -75,16 +67,15 @@ class Settings:
 
 
 def known_settings(settings: Settings) -> dict[str, object]:
-    """Return the settings that change the result: without batch sizes and what else only bounds memory and time."""
-    bounds = {"save_every": 1, "groups_per_microbatch": 0, "groups_per_rollout": 0, "gradient_checkpointing": False}
+    """Return the settings that change the result."""
     return {
         "seed": settings.seed,
         "cycle": settings.cycle,
         "selected": settings.selected,
         "number_pixels": settings.number_pixels,
-        "selector": {**asdict(settings.selector), "batch_size": 0, "start": str(settings.selector_model)},
-        "training": {**asdict(settings.training), **bounds},
-        "answerer": {**asdict(settings.answerer.same_result()), "batch_size": 0, "model": str(settings.answerer_model)},
+        "selector": {**counted(settings.selector), "start": str(settings.selector_model)},
+        "training": counted(settings.training),
+        "answerer": {**counted(settings.answerer), "model": str(settings.answerer_model)},
         "reward": asdict(settings.reward),
     }
 

@@ -1,21 +1,20 @@
 """Tune the answerer on the training questions, with the frames that this cycle's selector picked greedily."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from viarl.answer.answerer import Answerer
-from viarl.answer.settings import AnswererSettings
 from viarl.command import run
 from viarl.faults import left_out
 from viarl.identity import identity
 from viarl.items import Item, read_items
 from viarl.models.files import weight_files
-from viarl.models.settings import Lora
 from viarl.models.shards import own_tower
 from viarl.models.vlm import Encoder, load_model, load_processor, resolve_device
 from viarl.processes import processes
 from viarl.progress import say
+from viarl.sections import counted
 from viarl.selection.picks import Pick, read_picks
 from viarl.tracking.monitor import Monitor
 from viarl.tracking.record import Files, Tracking
@@ -24,16 +23,9 @@ from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_
 from viarl.training.libraries import quiet_libraries
 from viarl.training.sft.dataset import AnswererPrompts, Collator, Example, target_text
 from viarl.training.sft.own_words import replies_before
-from viarl.training.sft.trainer import LOGGED, SupervisedTrainer, Tuning, arguments
+from viarl.training.sft.settings import TunedAnswerer
+from viarl.training.sft.trainer import LOGGED, SupervisedTrainer, arguments
 from viarl.video.cache import FrameCache
-
-
-@dataclass(frozen=True)
-class TunedAnswerer(AnswererSettings):
-    """How the answerer is asked, and how it is tuned (keys of the configuration's `answerer`)."""
-
-    tuning: Tuning = field(kw_only=True)
-    lora: Lora = field(default_factory=Lora)
 
 
 @dataclass(frozen=True)
@@ -79,17 +71,8 @@ def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
     settings.answerer.tuning.micro_batches(processes())  # uneven batches are refused before anything is loaded
-    answerer, folder = settings.answerer, settings.output.parent
-    start = settings.answerer_model
-    known = {
-        "seed": settings.seed,
-        "answerer": {
-            **asdict(answerer.same_result()),
-            "tuning": asdict(answerer.tuning.same_result()),
-            "batch_size": 0,
-            "start": str(start),
-        },
-    }
+    folder, start = settings.output.parent, settings.answerer_model
+    known = {"seed": settings.seed, "answerer": {**counted(settings.answerer), "start": str(start)}}
     files: dict[str, Path | Sequence[Path]] = {
         "items": settings.items,
         "frames": settings.manifests,

@@ -1,35 +1,27 @@
 """What the three stand-ins' builders are told."""
 
-from dataclasses import dataclass
+from viarl.sections import Rate, Seed, key, section
 
 
-@dataclass(frozen=True)
-class StandInSettings:
-    """Settings of the configuration that shape a stand-in; what does not concern its role is left at 0 or "".
+@section
+class StandIns:
+    """The tiny models that make the default run without a download."""
 
-    Args:
-        seed: of weights, pretraining videos and batches.
-        effort: share of the full pretraining (videos and steps), above 0, at most 1; below 1 only for tests, as such
-            a stand-in learns next to nothing.
-        candidates, selected: frames offered to the selector, and handed to the answerer.
-        selector_pixels, answerer_pixels: longest side of their frames, px.
-        number_pixels: height of the red frame numbers, px.
-        selector_prompt, answerer_prompt: names of their prompt texts.
-    """
+    seed: Seed = key("of their weights and of their own pretraining videos")
+    effort: Rate = key("share of the full pretraining; below 1 for tests only, as next to nothing is learned")
 
-    seed: int
-    effort: float
-    candidates: int
-    selected: int = 0
-    selector_pixels: int = 0
-    answerer_pixels: int = 0
-    number_pixels: int = 0
-    selector_prompt: str = ""
-    answerer_prompt: str = ""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.effort <= 1:
-            raise ValueError(f"stand_ins.effort is {self.effort}; set it above 0, at most 1")
+@section
+class StandInSettings(StandIns):
+    """What shapes one stand-in; what does not concern its role is left at 0 or ""."""
+
+    candidates: int = key("frames offered to the selector")
+    selected: int = key("frames handed to the answerer", default=0)
+    selector_pixels: int = key("longest side of the selector's frames", default=0, unit="px")
+    answerer_pixels: int = key("longest side of the answerer's frames", default=0, unit="px")
+    number_pixels: int = key("height of the red frame numbers", default=0, unit="px")
+    selector_prompt: str = key("name of the selector's prompt text", default="")
+    answerer_prompt: str = key("name of the answerer's prompt text", default="")
 
     def scaled(self, count: int, least: int = 2) -> int:
         """Return the number of videos or steps that remain of `count` at this effort."""

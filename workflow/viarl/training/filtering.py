@@ -7,7 +7,6 @@ published. Three rules are offered, each judged by the untouched answerer; the d
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from viarl.answer.rotation import rotated
 from viarl.items import Item
 from viarl.progress import Progress
 from viarl.selection.training_free import clip_bottomk, clip_topk, item_generator, random
+from viarl.training.settings import FilterSettings
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -34,26 +34,6 @@ RULE_TEXTS = {
     ),
 }
 SURVEY_ITEMS = 200  # items on which the data card compares all rules
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """`rule`: one of RULE_TEXTS; `draws`, `drop_never_right`: of the variance rule."""
-
-    rule: str = "contrast"
-    draws: int = 4
-    drop_never_right: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULE_TEXTS:
-            raise ValueError(f"filter.rule {self.rule!r} is unknown; choose one of {sorted(RULE_TEXTS)}")
-        if self.draws < 1:
-            raise ValueError(f"filter.draws must be at least 1, not {self.draws}")
-
-    def text(self, rule: str) -> str:
-        """Return a rule in words, with its numbers."""
-        and_never = " or never right" if self.drop_never_right else ""
-        return RULE_TEXTS[rule].format(draws=self.draws, and_never=and_never)
 
 
 class Filter:
@@ -88,6 +68,11 @@ class Filter:
         judge = {"none": self._none, "blind": self._blind, "contrast": self._contrast, "variance": self._variance}[rule]
         verdicts = iter(judge(judged))
         return [reason or next(verdicts) for reason in unusable]
+
+    def _text(self, rule: str) -> str:
+        """Return a rule in words, with its numbers."""
+        and_never = " or never right" if self.settings.drop_never_right else ""
+        return RULE_TEXTS[rule].format(draws=self.settings.draws, and_never=and_never)
 
     def _unusable(self, item: Item, rule: str) -> str:
         if item.video not in self.cache:
@@ -146,7 +131,7 @@ class Filter:
         sample = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:survey]
         would = {
             rule: {
-                "text": self.settings.text(rule),
+                "text": self._text(rule),
                 "examined": len(sample),
                 "would_drop": _counts([reason for reason in self.reasons(sample, rule) if reason]),
             }
@@ -154,7 +139,7 @@ class Filter:
         }
         return {
             "rule": self.settings.rule,
-            "rule_text": self.settings.text(self.settings.rule),
+            "rule_text": self._text(self.settings.rule),
             "draws": self.settings.draws,
             "drop_never_right": self.settings.drop_never_right,
             **_share(items, reasons),

@@ -26,8 +26,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from viarl.files import read_json, sha256_json
-from viarl.video.format import CacheSettings, VideoError
+from viarl.video.format import VideoError
 from viarl.video.overlay import NumberStyle, number_fits, with_numbers
+from viarl.video.settings import CacheSettings
 
 
 class FrameCache:
@@ -54,7 +55,7 @@ class FrameCache:
         if not isinstance(content, dict) or not {"settings", "videos", "bad"} <= set(content):
             raise ValueError(f"{manifest} is not a manifest of the frame cache; delete it and run cache_frames again")
         self.bad.update(content["bad"])
-        key = CacheSettings(**content["settings"]).key
+        key = CacheSettings(**content["settings"]).fingerprint()
         folder = manifest.parent.resolve()
         for video, entry in content["videos"].items():
             path = (folder / entry["file"]).resolve()

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from viarl.video.container import Reading
-from viarl.video.format import CacheSettings, VideoError
+from viarl.video.format import VideoError
 from viarl.video.reader import read_frames
+from viarl.video.settings import CacheSettings
 
 
 def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:

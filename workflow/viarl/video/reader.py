@@ -19,7 +19,7 @@ import av
 
 from viarl.video.child import read_in_child
 from viarl.video.container import Reading, T, Transform, check_there, describe
-from viarl.video.format import READERS, VideoError
+from viarl.video.format import VideoError
 from viarl.video.seeking import SeekingFailed, read_by_seeking
 
 
@@ -37,8 +37,8 @@ def read_frames(
     Raises:
         VideoError: the reason why the video cannot be used.
     """
-    if reader not in READERS:
-        raise ValueError(f"reader {reader!r} is unknown; choose one of {READERS}")
+    if reader not in ("pyav", "decord"):
+        raise ValueError(f"reader {reader!r} is unknown; choose pyav or decord")
     if candidates < 2 or candidates % 2:
         raise ValueError(f"candidates must be an even number of at least 2, not {candidates}")
     check_there(path)

@@ -16,7 +16,8 @@ from viarl.identity import fingerprint
 from viarl.items import Video, check_id
 from viarl.video.container import Reading, check_there
 from viarl.video.encode import read_encoded
-from viarl.video.format import CacheSettings, VideoError
+from viarl.video.format import VideoError
+from viarl.video.settings import CacheSettings
 
 FOLDER = "videos"
 
@@ -94,7 +95,7 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
     """
     source, path = Path(video.path), cached_path(folder / FOLDER, video.id)
     check_there(source)
-    wanted = {"settings": settings.key, "code": decoding_code()}
+    wanted = {"settings": settings.fingerprint(), "code": decoding_code()}
     header = read_header(path)
     usable = all(header.get(name) == value for name, value in wanted.items())
     size, time_ns = _state(source)

@@ -1,11 +1,15 @@
-"""Settings of the selector's training, named as in config.yaml and checked when they are built."""
+"""Settings of the selector's training."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
 
-from viarl.models.settings import Lora
-from viarl.training.settings import SCHEDULES
+from pydantic import Field, model_validator
 
-ALGORITHMS = ("reinforce++", "reinforce++-baseline", "group-normalised")
+from viarl.models.settings import Lora, ModelSettings
+from viarl.sections import Count, Positive, Weight, Whole, key, section
+from viarl.training.settings import Optimiser
+
+Range = Annotated[tuple[Whole, ...], Field(min_length=2, max_length=2)]
 
 
 @dataclass(frozen=True)
@@ -18,56 +22,43 @@ class RewardWeights:
     length: float = 0.2
 
 
-@dataclass(frozen=True)
-class Training:
-    """Hyperparameters; sources stand beside the keys in config.yaml.
+@section
+class Training(Optimiser):
+    """How the selector is trained by reinforcement.
 
-    `prompts_per_step` counts the groups of one optimiser step over all processes; `groups_per_microbatch` (0: all) and
-    `groups_per_rollout` (0: all) bound memory; they and `save_every` change no result beyond rounding.
-    `updates_per_rollout` above 1 takes that many optimiser steps on the same completions.
+    `prompts_per_step` counts the groups of one optimiser step over all processes. What bounds memory changes no result
+    beyond rounding.
     """
 
-    algorithm: str
-    steps: int
-    prompts_per_step: int
-    group_size: int
-    learning_rate: float
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    beta: float = 1e-3
-    gamma: float = 1.0
-    clip_epsilon: float = 0.2
-    temperature: float = 1.0
-    max_grad_norm: float = 20.0
-    save_every: int = 20
-    train_vision: bool = False
-    updates_per_rollout: int = 1
-    groups_per_microbatch: int = 0
-    groups_per_rollout: int = 0
-    gradient_checkpointing: bool = False
+    algorithm: Literal["reinforce++", "reinforce++-baseline", "group-normalised"] = key(
+        "how advantages are made", source="paper: reinforce++"
+    )
+    steps: Count = key("optimiser steps in each cycle", source="ours")
+    prompts_per_step: Count = key("questions in a global batch", source="scripts: 8")
+    group_size: Count = key("G, completions of a question", source="paper: 8")
+    schedule: Literal["constant", "cosine"] = key("of the learning rate", default="constant", source="scripts: cosine")
+    beta: Weight = key("weight of the token KL taken from the reward", default=1e-3, source="paper")
+    gamma: Annotated[float, Field(gt=0, le=1)] = key("discount of the returns-to-go", default=1.0, source="paper")
+    clip_epsilon: Annotated[float, Field(gt=0, lt=1)] = key(
+        "PPO clip of the probability ratio", default=0.2, source="paper"
+    )
+    temperature: Positive = key("of the rollout", default=1.0, source="paper")
+    train_vision: bool = key("train the vision tower too", default=False, source="paper, stage 1: false")
+    updates_per_rollout: Count = key(
+        "optimiser steps on the same completions; above 1 the PPO clip acts", default=1, source="paper: 1"
+    )
+    groups_per_microbatch: Whole = key("groups in one forward and backward pass, 0 = all", default=0, counts=False)
+    groups_per_rollout: Whole = key("groups sampled at once, 0 = all", default=0, counts=False)
 
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise ValueError(f"training.algorithm {self.algorithm!r} must be one of {list(ALGORITHMS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"training.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
         if self.group_size < 2:
-            raise ValueError(
-                f"training.group_size {self.group_size} must be at least 2: a group is compared with itself"
-            )
-        for name in ("steps", "prompts_per_step", "save_every", "updates_per_rollout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} {getattr(self, name)} must be at least 1")
-        for name in ("temperature", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"training.{name} {getattr(self, name)} must be above 0")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"training.gamma {self.gamma} must lie in 0 to 1")
+            raise ValueError(f"training.group_size {self.group_size}: a group is compared with itself; set 2 or more")
         if self.steps % self.updates_per_rollout:
             raise ValueError(
                 f"training.steps {self.steps} must be a multiple of updates_per_rollout {self.updates_per_rollout}"
             )
+        return self
 
     def shares(self, processes: int) -> tuple[int, int, int]:
         """Return the groups of a step in each process, those of its microbatches, and how many these are.
@@ -85,6 +76,16 @@ def _share(total: int, part: int, what: str) -> int:
             f"training.prompts_per_step: {total} groups cannot be shared evenly among {part} {what}; change one of them"
         )
     return total // part
+
+
+@section
+class TrainedSelector(ModelSettings):
+    """How the selector is asked, which completion lengths earn a reward, and whether adapters are trained."""
+
+    length_range: Range = key(
+        "completion lengths that earn the length reward", unit="tokens", source="paper: 80 to 512"
+    )
+    lora: Lora = Lora()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from viarl.models.vlm import Encoder, Prompt, as_video, video_features
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
 
-TARGETS = ("letter", "text_letter", "restated_text_letter")
 IGNORED = -100  # label of a token outside the loss
 
 
@@ -48,7 +47,7 @@ def target_text(kind: str, item: Item, reply: str = "") -> str:
     if kind == "restated_text_letter":
         words = [*restated(item, reply), *words]
     elif kind != "text_letter":
-        raise ValueError(f"answerer.tuning.target {kind!r} is unknown; choose one of {list(TARGETS)}")
+        raise ValueError(f"{kind!r} is unknown; choose one of letter, text_letter, restated_text_letter")
     return " ".join(words)
 
 

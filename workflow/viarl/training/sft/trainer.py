@@ -7,9 +7,8 @@ weights are written whole and restored exactly (see `ExactResume`); FSDP knows t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -24,82 +23,10 @@ from viarl.processes import TIMEOUT_S
 from viarl.training.checkpoints import ExactResume
 from viarl.training.libraries import take_one_gpu
 from viarl.training.settings import SCHEDULES
-from viarl.training.sft.dataset import TARGETS, Collator, schedule
+from viarl.training.sft.dataset import Collator, schedule
+from viarl.training.sft.settings import Supervised
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")  # of what TRL logs
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """Hyperparameters of a supervised tuning.
-
-    `micro_batch_size` questions are in one forward pass of one process (0: the whole batch); it and
-    `gradient_checkpointing` save memory and change a result by rounding only. `save_every` counts the steps between
-    resumable checkpoints.
-    """
-
-    section = ""  # of the configuration
-    train_vision = False
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: str = "cosine"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 20.0
-    micro_batch_size: int = 0
-    gradient_checkpointing: bool = False
-    save_every: int = 20
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"{self.section}.schedule {self.schedule!r} must be one of {list(SCHEDULES)}")
-        for name in ("steps", "batch_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.section}.{name} {getattr(self, name)} must be at least 1")
-
-    def same_result(self) -> Self:
-        """Return these settings without what only bounds memory and time."""
-        return replace(self, micro_batch_size=0, gradient_checkpointing=False, save_every=1)
-
-    def micro_batches(self, processes: int) -> tuple[int, int]:
-        """Return (questions in a forward pass, passes in a step) of each of some processes; ValueError if uneven."""
-        size = self.micro_batch_size or self.batch_size // processes
-        if size < 1 or self.batch_size % (size * processes):
-            raise ValueError(
-                f"{self.section}.batch_size {self.batch_size} is no multiple of {processes} processes x "
-                f"micro_batch_size {size}; change one of them"
-            )
-        return size, self.batch_size // (size * processes)
-
-
-@dataclass(frozen=True)
-class Tuning(Supervised):
-    """How the answerer is tuned (keys of the configuration's `answerer.tuning`)."""
-
-    section = "answerer.tuning"
-
-    train_vision: bool = False
-    target: str = "letter"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.target not in TARGETS:
-            raise ValueError(f"{self.section}.target {self.target!r} must be one of {list(TARGETS)}")
-
-
-@dataclass(frozen=True)
-class Start(Supervised):
-    """How the selector is tuned before any reinforcement (keys of the configuration's `selector.start`).
-
-    `labels` and `noise`: see viarl.training.sft.labels.
-    """
-
-    section = "selector.start"
-
-    labels: str = "none"
-    noise: float = 0.0
 
 
 def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
@@ -143,7 +70,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
     """TRL's SFTTrainer on the batches of a `Collator`.
 
     Args:
-        model: Qwen2.5-VL; the vision tower is frozen here unless `tuning.train_vision`.
+        model: Qwen2.5-VL; the vision tower is frozen here unless `tuning.vision`.
         processor: its processor.
         collator: of the training examples.
         tuning: hyperparameters.
@@ -163,7 +90,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         model.requires_grad_(True)
-        model.model.visual.requires_grad_(tuning.train_vision)
+        model.model.visual.requires_grad_(tuning.vision)
         rows = schedule(len(collator.examples), tuning.steps, tuning.batch_size, args.seed)
         super().__init__(
             model=model,
@@ -172,9 +99,9 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
             train_dataset=Dataset.from_dict({"row": rows}),
             processing_class=processor,
             callbacks=list(callbacks),
-            peft_config=lora_config(lora, tuning.train_vision) if lora.enabled else None,
+            peft_config=lora_config(lora, tuning.vision) if lora.enabled else None,
         )
-        self.adapters, self.section = lora.enabled, tuning.section
+        self.adapters, self.where = lora.enabled, tuning.where
         self.remove_callback(PrinterCallback)
 
     def compute_loss(
@@ -189,8 +116,8 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
         loss = result[0] if return_outputs else result
         if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower {self.section}.learning_rate "
-                f"({self.args.learning_rate}) or set {self.section.partition('.')[0]}.dtype to float32"
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower {self.where}.learning_rate "
+                f"({self.args.learning_rate}) or set {self.where.partition('.')[0]}.dtype to float32"
             )
         return result
 

@@ -1,0 +1,75 @@
+"""Settings of the data sets: generated, your own, and from a hub."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from viarl.datasets.hub.sets import REPOSITORIES
+from viarl.sections import Count, Distinct, PartShare, Seed, Share, Text, key, one_of, section
+
+Drawing = Literal["rl_random_8k", "rl_random_8k_16frames", "random_8k"]
+Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,100}$")]
+
+
+def repositories() -> set[str]:
+    """Return the hub ids of all sets."""
+    return {name for names in REPOSITORIES.values() for name in names} | {"AIWinter/LVBench", "lmms-lab/LVBench"}
+
+
+@section
+class Videos:
+    """Videos in each generated set."""
+
+    train: Count = key("to train on")
+    validation: Count = key("to tune settings on")
+    test: Count = key("held out: the benchmark `needle`")
+    shifted: Count = key("held out, with other backgrounds, lengths and compression: `needle_shifted`")
+
+
+@section
+class Needle:
+    """The generated data set."""
+
+    seed: Seed = key("of videos and questions; each set derives its own stream")
+    videos: Videos
+    # a video has four things to ask about at least
+    questions_per_video: Annotated[int, Field(ge=1, le=4)] = key("different cards asked about in each video")
+
+
+@section
+class Local:
+    """Your own videos (`dataset: local`, or `local` among the benchmarks)."""
+
+    folder: Text | None = key("folder of the video files")
+    questions: Text | None = key("CSV or JSONL: video, question, options, answer")
+    validation_share: PartShare = key("share of the videos kept for validation")
+    seed: Seed = key("of that split")
+
+
+@section
+class HubRuntime:
+    """What of a download changes no result."""
+
+    keep_archives: bool = key("whether archives stay when their videos are taken out", default=False, counts=False)
+    max_missing_share: Share = key(
+        "share of a set's videos that its source may lack before the job fails", default=0.1, counts=False
+    )
+
+
+@section
+class Hub(HubRuntime):
+    """Downloads of data sets."""
+
+    limit: Count | None = key("videos taken of each data set, the first by a hash of their ids; null = all")
+    archives: Count | None = key(
+        "archives of each data set of which videos are taken, the first ones; null = all that are needed"
+    )
+    validation_share: PartShare = key("share of the training videos kept for validation")
+    split_seed: Seed = key("of that split")
+    viarl_data_parts: Annotated[tuple[Drawing, ...], Field(min_length=1), Distinct] | None = key(
+        "of the drawings rl_random_8k, rl_random_8k_16frames and random_8k those that are taken; null = all"
+    )
+    lvbench_videos: Literal["AIWinter/LVBench", "lmms-lab/LVBench"] = key("hub id of LVBench's videos")
+    revisions: dict[one_of(repositories), Revision] = key(  # type: ignore[valid-type]
+        "branch, tag or commit; unless a commit, the first download settles on one (<data>/hub/*/commit.json)"
+    )
