@@ -26,6 +26,7 @@ from viarl.config.data import data_problems, hub_problems, path_problems
 from viarl.config.launcher import launcher_problems
 from viarl.config.models import STAND_IN, model_problems
 from viarl.faults import listed, nearest, shown
+from viarl.training.rl.reward import unknown_parts
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 _TYPES = {
@@ -224,7 +225,7 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: str) -> Iterator[str]:
+def _selector(selector: Mapping[str, Any], device: str) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
     if training["group_size"] < 2:
         yield (
@@ -246,6 +247,10 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: 
             f"{selector['max_new_tokens']}; lower the range or raise max_new_tokens"
         )
     yield from model_problems("selector", selector, device)
+
+
+def _reward(reward: Mapping[str, float]) -> Iterator[str]:
+    yield from unknown_parts(reward)
     if not any(reward.values()):
         yield f"reward = {dict(reward)}: all weights are 0, so nothing can be learned; raise one"
 
@@ -335,7 +340,8 @@ def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterato
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
     launcher_problems: ("launcher", "device", "selector", "answerer"),
-    _selector: ("selector", "reward", "device"),
+    _selector: ("selector", "device"),
+    _reward: ("reward",),
     _answerer: ("answerer", "device"),
     _endpoint: ("answerer", "cycles"),
     _clip: ("clip",),

@@ -23,9 +23,9 @@ from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
 from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
 from viarl.training.libraries import quiet_libraries
-from viarl.training.rl.reward import RecallOf
 from viarl.training.rl.rollout import PixelPrompts
-from viarl.training.rl.settings import RewardWeights, SelectorTask, Training
+from viarl.training.rl.scoring import RecallOf
+from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
@@ -67,7 +67,7 @@ class Settings:
     selector: TrainedSelector
     training: Training
     answerer: AnswererSettings
-    reward: RewardWeights
+    reward: dict[str, float]
     features: Path | None = None
     replies: Path | None = None
     device: str = "auto"
@@ -85,7 +85,7 @@ def known_settings(settings: Settings) -> dict[str, object]:
         "selector": {**asdict(settings.selector), "batch_size": 0, "start": str(settings.selector_model)},
         "training": {**asdict(settings.training), **bounds},
         "answerer": {**asdict(settings.answerer.same_result()), "batch_size": 0, "model": str(settings.answerer_model)},
-        "reward": asdict(settings.reward),
+        "reward": settings.reward,
     }
 
 

@@ -1,21 +1,13 @@
 """Settings of the selector's training, named as in config.yaml and checked when they are built."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from viarl.models.settings import Lora
+from viarl.training.rl.reward import unknown_parts
 from viarl.training.settings import SCHEDULES
 
 ALGORITHMS = ("reinforce++", "reinforce++-baseline", "group-normalised")
-
-
-@dataclass(frozen=True)
-class RewardWeights:
-    """What each part of a completion's reward is worth (paper: 1, 1, 2, 0.2)."""
-
-    format: float = 1.0
-    index: float = 1.0
-    answer: float = 2.0
-    length: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,8 +81,9 @@ def _share(total: int, part: int, what: str) -> int:
 
 @dataclass(frozen=True)
 class SelectorTask:
-    """What the trainer must know of the task: K, the completions' limits, the reward, adapters and seed.
+    """What the trainer must know of the task: K, the completions' limits, weights of the reward, adapters and seed.
 
+    `reward` holds weights by the name of a part (viarl.training.rl.reward.PARTS); a part without one is worth 0.
     One process may wait `patience_s` seconds for the answerer's server while the others wait for it.
     """
 
@@ -98,7 +91,7 @@ class SelectorTask:
     selected: int
     max_new_tokens: int
     length_range: tuple[int, ...]
-    reward: RewardWeights = field(default_factory=RewardWeights)
+    reward: Mapping[str, float]
     lora: Lora = field(default_factory=Lora)
     dtype: str = "float32"
     seed: int = 0
@@ -107,3 +100,5 @@ class SelectorTask:
     def __post_init__(self) -> None:
         if len(self.length_range) != 2 or self.length_range[0] > self.length_range[1]:
             raise ValueError(f"selector.length_range {list(self.length_range)} must be [shortest, longest] in tokens")
+        if unknown := unknown_parts(self.reward):
+            raise ValueError("; ".join(unknown))
