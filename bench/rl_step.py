@@ -116,9 +116,7 @@ def _ours(folder: Path) -> dict[str, Any]:
         algorithm="reinforce++", steps=STEPS, prompts_per_step=1, group_size=GROUP_SIZE, learning_rate=1e-6
     )
     # every length earns the length part by turns of the answer alone: rewards need not differ for the work to be done
-    task = SelectorTask(
-        training, selected=4, max_new_tokens=NEW_TOKENS, length_range=(1, NEW_TOKENS), reward=dict.fromkeys(PARTS, 1.0)
-    )
+    task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), dict.fromkeys(PARTS, 1.0))
     clock = _Clock()
     item = Item("q", "v", TEXT, ("x", "y"), "A")
     prompts = _ImagePrompts(model, processor, images)

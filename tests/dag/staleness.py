@@ -15,6 +15,7 @@ from viarl.config.runs import overlaid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 MARKS = ("<!-- staleness: begin -->", "<!-- staleness: end -->")
 
 
@@ -33,16 +34,21 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """Yield the rows of the configuration's keys."""
+    """Yield the rows of the configuration's keys; `section.*` stands for every key that config.yaml has there."""
     for key, row in TABLE["keys"].items():
-        overlay: Any = row["to"]
-        for part in reversed(key.split(".")):
-            overlay = {part: overlay}
-        yield Row(key, overlaid(row.get("with", {}), overlay), row["again"])
+        *sections, last = key.split(".")
+        known: Any = CONFIG
+        for section in sections:
+            known = known[section]
+        for name in known if last == "*" else [last]:
+            overlay = {name: row["to"]}
+            for section in reversed(sections):
+                overlay = {section: overlay}
+            yield Row(".".join([*sections, name]), overlaid(row.get("with", {}), overlay), row["again"])
 
 
 def schema_keys() -> set[str]:
-    """Return the dotted name of every key of the configuration, from its schema."""
+    """Return the dotted name of every key of the configuration, from its schema; `section.*` where any may stand."""
     path = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
     schema = yaml.safe_load(path.read_text(encoding="utf-8"))
 
@@ -50,7 +56,7 @@ def schema_keys() -> set[str]:
         if "$ref" in part:
             part = schema["$defs"][part["$ref"].rpartition("/")[2]]
         if "properties" not in part:
-            yield name
+            yield f"{name}.*" if "$ref" in (part.get("additionalProperties") or {}) else name
         for key, inner in part.get("properties", {}).items():
             yield from leaves(inner, f"{name}.{key}" if name else key)
 

@@ -92,9 +92,8 @@ def test_a_part_is_a_function_and_a_weight(start, tmp_path, monkeypatch):
     monkeypatch.setitem(PARTS, "doubt", lambda outcome, task: 1.0 if outcome.reply.letter == "B" else 0.25)
     check(CONFIG | {"reward": weights})
     task = replace(TASK, reward=weights)
-    tracking = Tracking(
-        record=tmp_path / "record.jsonl", root=tmp_path, stage="train_selector", cycle=1, defer_below_s=1e9
-    )
+    about = {"stage": "train_selector", "cycle": 1, "defer_below_s": 1e9}
+    tracking = Tracking(record=tmp_path / "record.jsonl", root=tmp_path, **about)
     with start_run(tracking, {"reward": task.reward}) as run:
         trainer = make(start, tmp_path, task, [Monitor("steps", run, ())])
         trainer.train()

@@ -147,9 +147,8 @@ def test_reward_filter_and_labels(folder: Path, cache: FrameCache) -> None:
     valid = {(item.video, text): one.reward["index"] for (item, text), one in zip(asked, scored, strict=True)}
     assert {key for key, value in valid.items() if value} == {("long", last), ("short", six)}
     recall = RecallOf(cache)
-    assert [recall(item, one.outcome.selection.indices) for (item, _), one in zip(asked, scored, strict=True)][1:] == [
-        1.0
-    ] * 5
+    recalls = [recall(item, one.outcome.selection.indices) for (item, _), one in zip(asked, scored, strict=True)]
+    assert recalls[1:] == [1.0] * 5
     scores = {own.id: np.arange(COUNTS[own.video], dtype=np.float32) for own in ITEMS}
     for rule in ("contrast", "variance"):
         assert len(Filter(answerer, cache, scores, K, 0, FilterSettings(rule)).reasons(ITEMS, rule)) == len(ITEMS)
