@@ -25,6 +25,7 @@ from jsonschema.validators import extend
 from viarl.config.data import data_problems, hub_problems, path_problems
 from viarl.config.launcher import launcher_problems
 from viarl.config.models import STAND_IN, model_problems
+from viarl.datasets.hub.sets import SETS
 from viarl.faults import listed, nearest, shown
 from viarl.training.rl.reward import unknown_parts
 
@@ -68,7 +69,9 @@ _Validator = extend(
 @functools.cache
 def _validator() -> Any:
     """Return the schema's validator, read once: every ablation is checked, and every job of a cluster checks anew."""
-    return _Validator(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema["properties"]["benchmarks"]["items"]["enum"] += [name for name, made in SETS.items() if made.part != "train"]
+    return _Validator(schema)
 
 
 def check(config: Mapping[str, Any]) -> None:
