@@ -135,10 +135,8 @@ def test_lmms_eval_takes_the_best_placed_capital(reply: str, letter: str) -> Non
 def test_letters_beyond_the_options_name_none_and_more_than_four_options_are_read(name: str) -> None:
     few = replace(ITEM, options=("yes", "no"))
     many = replace(ITEM, options=tuple("12345"))
-    assert (
-        protocol(name, "short", PLAIN).letter("D", few) == ""
-        and protocol(name, "short", PLAIN).letter("E", many) == "E"
-    )
+    read = protocol(name, "short", PLAIN).letter
+    assert read("D", few) == "" and read("E", many) == "E"
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -186,9 +184,8 @@ def test_options_of_the_repacked_mlvu_stand_once_in_its_prompt(listed: bool, tmp
     row |= {"question": f"{ITEM.question}\n{IN_BRACKETS}"} | ({"candidates": list(ITEM.options)} if listed else {})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "test-0.parquet")
     (found,) = mlvu_repacked.parse({"test-0.parquet": tmp_path / "test-0.parquet"}).items
-    assert (
-        protocol("lmms-eval", "short", about("mlvu_repacked")).text(found, [0]) == PROMPTS["lmms-eval", "mlvu_repacked"]
-    )
+    asking = protocol("lmms-eval", "short", about("mlvu_repacked"))
+    assert asking.text(found, [0]) == PROMPTS["lmms-eval", "mlvu_repacked"]
 
 
 def test_a_missing_subtitle_file_is_named_before_anything_is_asked(tmp_path: Path) -> None:

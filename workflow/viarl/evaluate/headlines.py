@@ -1,4 +1,4 @@
-"""The figures that benchmarks are known by (viarl.evaluate.benchmarks), such as MLVU's M-Avg, with clustered intervals."""
+"""The figures that benchmarks are known by (viarl.evaluate.benchmarks), with clustered intervals."""
 
 from collections.abc import Iterator, Sequence
 

@@ -128,7 +128,7 @@ PROTOCOLS: dict[str, tuple[Task, Callable[[str, str], str], str]] = {  # generic
 def protocol(
     name: str, template: str, about: Benchmark, spoken: Spoken = nothing_spoken, subtitled: bool = False
 ) -> Asking:
-    """Return a protocol's way of asking a benchmark; `template` names the own prompt. ValueError for an unknown name."""
+    """Return a protocol's way to ask a benchmark; `template` names the own prompt. ValueError for an unknown name."""
     if name == OWN:
         return Own(template, spoken)
     if name not in PROTOCOLS:

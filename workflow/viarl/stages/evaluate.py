@@ -38,7 +38,7 @@ class EvaluationSettings:
 class Settings:
     """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector.
 
-    `modules`: that of viarl.evaluate.benchmarks, by benchmark, that words its questions; `subtitles`: whether it has them.
+    `modules`: that of viarl.evaluate.benchmarks, by benchmark, that words its questions, if there is one.
     """
 
     items: Path

@@ -29,7 +29,7 @@ class HubSet:
     benchmark: str = ""
 
     def taken(self, hub: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is taken of the data set (viarl.datasets.hub.dataset.Choice): of the section `hub`, what concerns it.
+        """Return what is taken of the data set (viarl.datasets.hub.dataset.Choice), given the section `hub`.
 
         `<source>_videos` names another repository of its videos, `<source>_parts` those of its drawings.
         """

@@ -1,8 +1,8 @@
 """What a benchmark is to the evaluation: how other harnesses word its questions, and the figures that it is known by.
 
-To add one: a module here that holds a `BENCHMARK`, named in the set's line of viarl.datasets.hub.sets. A set without one
-is asked in the protocol's generic form and reported by plain accuracy, as every set is besides: over all questions, by
-task and by group. Nothing heavy is imported here, so that what evaluates is not stale when only figures are reckoned anew.
+To add one: a module here that holds a `BENCHMARK`, named in the set's line of viarl.datasets.hub.sets. A set without
+one is asked in the protocol's generic form and reported by accuracy, as every set is: over all questions, by task and
+by group. Nothing heavy is imported here, so that other statistics make no evaluation stale.
 """
 
 import importlib
