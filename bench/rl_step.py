@@ -29,6 +29,7 @@ from viarl.items import Item
 from viarl.models.vlm import Prompt
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.training.rl.prefix import Group, shared_log_probs
+from viarl.training.rl.reward import PARTS
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 
@@ -115,7 +116,7 @@ def _ours(folder: Path) -> dict[str, Any]:
         algorithm="reinforce++", steps=STEPS, prompts_per_step=1, group_size=GROUP_SIZE, learning_rate=1e-6
     )
     # every length earns the length part by turns of the answer alone: rewards need not differ for the work to be done
-    task = SelectorTask(training, selected=4, max_new_tokens=NEW_TOKENS, length_range=(1, NEW_TOKENS))
+    task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), dict.fromkeys(PARTS, 1.0))
     clock = _Clock()
     item = Item("q", "v", TEXT, ("x", "y"), "A")
     prompts = _ImagePrompts(model, processor, images)

@@ -1,15 +1,17 @@
 """What tests of downloads share: all data sets' fixtures on a hub on loopback, and the stage that fetches from it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import layouts
 from tests.hub_server import HubServer
 from viarl.datasets.hub import client, store
+from viarl.datasets.hub.dataset import Choice
+from viarl.datasets.hub.sets import SETS
 from viarl.datasets.settings import HubRuntime
 from viarl.files import read_json
 from viarl.stages.fetch_dataset import Settings, main
@@ -36,19 +38,16 @@ def hub_of_all_sets(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield server
 
 
-def settings_of(root: Path, name: str, **changes: Any) -> Settings:
+HUB = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text(encoding="utf-8"))["hub"]
+
+
+def settings_of(root: Path, name: str, hub: HubRuntime | None = None, **changes: Any) -> Settings:
+    """Return the settings of a set's job with keys of the section `hub` changed; `hub` is what changes no result."""
     folder = root / "sets" / name
-    known = Settings(
-        folder / "items.jsonl",
-        folder / "videos.jsonl",
-        folder / "manifest.json",
-        folder / "data_card.json",
-        root / "hub",
-        name,
-        validation_share=0.3,
-        hub=HubRuntime(max_missing_share=0.4),
-    )
-    return replace(known, **changes)
+    files = [folder / file for file in ("items.jsonl", "videos.jsonl", "manifest.json", "data_card.json")]
+    taken = SETS[name].taken(HUB | {"validation_share": 0.3} | changes)
+    choice = Choice(**taken | {"drawings": tuple(taken["drawings"])})
+    return Settings(*files, root / "hub", name, choice, hub or HubRuntime(max_missing_share=0.4))
 
 
 def fetch(root: Path, name: str, **changes: Any) -> dict[str, Any]:

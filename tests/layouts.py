@@ -21,6 +21,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tests.unit import hard_videos
+from viarl.datasets.hub.sets import SETS
 
 NAMES = ("llava_video", "viarl_data", "videomme", "mlvu", "mlvu_repacked", "lvbench")
 LETTER_ONLY = "Please respond with only the letter of the correct answer."
@@ -38,7 +39,8 @@ def module(name: str) -> ModuleType:
 
 def repositories(name: str) -> dict[str, str]:
     """Return the hub ids of a set by role."""
-    return dict(module(name).REPOSITORIES)
+    made = next(made for made in SETS.values() if made.source == name)
+    return {"questions": made.repositories[0], "videos": [*made.repositories, made.repositories[0]][1]}
 
 
 def annotations(name: str, folder: Path) -> dict[str, Path]:

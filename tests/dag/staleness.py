@@ -3,6 +3,7 @@
 `python -m tests.dag.staleness` prints the rows that stand in the README between the two marks.
 """
 
+import typing
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from typing import Any
 import yaml
 
 from viarl.config.runs import overlaid
+from viarl.config.sections import Configuration
+from viarl.sections import about, keys_of, leaves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 MARKS = ("<!-- staleness: begin -->", "<!-- staleness: end -->")
 
 
@@ -32,36 +36,38 @@ class Row:
         return dict(TABLE["groups"][self.again]["jobs"])
 
 
+def keys() -> Iterator[tuple[str, bool]]:
+    """Yield the dotted name of every key, `section.*` where any may stand, and whether it counts."""
+    for name, described in leaves(Configuration):
+        names = typing.get_args(described.annotation)
+        any_name = typing.get_origin(described.annotation) is dict and not keys_of(names[1])
+        yield f"{name}.*" if any_name else name, about(described, "counts")
+
+
+def again(key: str) -> str:
+    """Return the group of a row: nothing where the key's description says that it does not count."""
+    return str(TABLE["keys"][key].get("again", "nothing" if not dict(keys())[key] else None))
+
+
 def rows() -> Iterator[Row]:
-    """Yield the rows of the configuration's keys."""
+    """Yield the rows of the configuration's keys; `section.*` stands for every key that config.yaml has there."""
     for key, row in TABLE["keys"].items():
-        overlay: Any = row["to"]
-        for part in reversed(key.split(".")):
-            overlay = {part: overlay}
-        yield Row(key, overlaid(row.get("with", {}), overlay), row["again"])
-
-
-def schema_keys() -> set[str]:
-    """Return the dotted name of every key of the configuration, from its schema."""
-    path = REPOSITORY / "workflow" / "schemas" / "config.schema.yaml"
-    schema = yaml.safe_load(path.read_text(encoding="utf-8"))
-
-    def leaves(part: dict[str, Any], name: str) -> Iterator[str]:
-        if "$ref" in part:
-            part = schema["$defs"][part["$ref"].rpartition("/")[2]]
-        if "properties" not in part:
-            yield name
-        for key, inner in part.get("properties", {}).items():
-            yield from leaves(inner, f"{name}.{key}" if name else key)
-
-    return set(leaves(schema, ""))
+        *sections, last = key.split(".")
+        known: Any = CONFIG
+        for section in sections:
+            known = known[section]
+        for name in known if last == "*" else [last]:
+            overlay = {name: row["to"]}
+            for section in reversed(sections):
+                overlay = {section: overlay}
+            yield Row(".".join([*sections, name]), overlaid(row.get("with", {}), overlay), again(key))
 
 
 def readme_table() -> str:
     """Return the table in Markdown: keys with the same consequence share a row."""
     by_group: dict[str, list[str]] = defaultdict(list)
-    for key, row in TABLE["keys"].items():
-        by_group[row["again"]].append(key)
+    for key in TABLE["keys"]:
+        by_group[again(key)].append(key)
     lines = ["| you change | what runs again |", "|---|---|"]
     lines += [f"| {_short(keys)} | {TABLE['groups'][group]['text']} |" for group, keys in _ordered(by_group)]
     lines += [f"| {row['text']} | {TABLE['groups'][row['again']]['text']} |" for row in TABLE["others"].values()]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from processes import end_of, start_child
 from small_answerer import StoredCache, item, model_and_processor, small_answerer
-from small_selector import save_start
+from small_selector import WEIGHTS, save_start
 from viarl.answer.base import Request
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings, Endpoint
@@ -26,7 +26,7 @@ from viarl.command import run
 from viarl.items import Item, write_records
 from viarl.stages import train_selector
 from viarl.tracking.record import Tracking, read_record
-from viarl.training.rl.settings import RewardWeights, TrainedSelector, Training
+from viarl.training.rl.settings import TrainedSelector, Training
 
 pytestmark = [
     pytest.mark.e2e,
@@ -145,7 +145,7 @@ class Job:
             selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
             training=replace(training, save_every=100),
             answerer=answerer,
-            reward=RewardWeights(),
+            reward=WEIGHTS,
             replies=folder / "replies",
             device="cpu",
             tracking=Tracking(record=folder / "record.jsonl", root=folder, stage="x", defer_below_s=1e9),

@@ -16,6 +16,7 @@ from viarl.models.vlm import Encoder, with_features
 from viarl.plan.shapes import Shape
 from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import SPECIAL_TOKENS, build_processor, build_tokenizer
+from viarl.training.rl.reward import PARTS
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
@@ -124,7 +125,7 @@ def train_selector(
     training = Training(
         "reinforce++", 2, 2, 8, 4e-7, groups_per_microbatch=1, groups_per_rollout=2, gradient_checkpointing=True
     )
-    task = SelectorTask(training, 8, new, (1, new), lora=how, dtype="bfloat16")
+    task = SelectorTask(training, 8, new, (1, new), dict.fromkeys(PARTS, 1.0), lora=how, dtype="bfloat16")
     prompts, clock = Frames(frames, form, model, processor), Clock()
     trainer = SelectorTrainer(model, processor, [ITEM] * 2, prompts, Alternating(), task, folder, [clock])
     return _measured(trainer, clock)

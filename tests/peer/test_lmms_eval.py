@@ -28,6 +28,7 @@ import pytest
 import yaml
 
 from viarl.datasets import lvbench, mlvu_repacked, videomme
+from viarl.evaluate.benchmarks import Benchmark, benchmark
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.spoken import SpokenLines
 from viarl.evaluate.summary import summarise
@@ -195,7 +196,7 @@ def test_prompts(name: str, original: dict[str, types.ModuleType], both: dict[st
     documents, items = both[name]
     ask = getattr(original[name], f"{name}_doc_to_text")
     theirs = [ask(document, wording(BENCHMARKS[name])) for document in documents]
-    assert [protocol("lmms-eval", "short").text(item, [0]) for item in items] == theirs
+    assert [protocol("lmms-eval", "short", benchmark(name)).text(item, [0]) for item in items] == theirs
     assert len(set(theirs)) == len(documents)
 
 
@@ -205,7 +206,7 @@ def test_letters(name: str, original: dict[str, types.ModuleType], both: dict[st
     draw = random.Random(0)
     made = ["".join(draw.choices(PIECES, k=draw.randint(1, 12))) for _ in range(20000)]
     item = both[name][1][0]
-    read = protocol("lmms-eval", "short").letter
+    read = protocol("lmms-eval", "short", Benchmark()).letter
     different = [
         (reply, read(reply, item), theirs)
         for reply in (*REPLIES, *made)
@@ -214,16 +215,17 @@ def test_letters(name: str, original: dict[str, types.ModuleType], both: dict[st
     assert not different, different[:10]
 
 
-def scored(items: Sequence[Item], replies: Sequence[str], benchmark: str) -> dict[str, Any]:
+def scored(items: Sequence[Item], replies: Sequence[str], name: str) -> dict[str, Any]:
     """Our figures of the uniform selector."""
     rows = []
     for item, reply in zip(items, replies, strict=True):
-        letter = protocol("lmms-eval", "short").letter(reply, item)
-        row = {"benchmark": benchmark, "cycle": 0, "protocol": "lmms-eval", "item": item.id, "video": item.video}
+        letter = protocol("lmms-eval", "short", Benchmark()).letter(reply, item)
+        row = {"benchmark": name, "cycle": 0, "protocol": "lmms-eval", "item": item.id, "video": item.video}
         row |= {"task": item.task, "groups": list(item.groups), "selector": "uniform", "draw": 0, "valid": True}
         row |= {"reason": "", "failed": "", "answer": item.answer, "correct": letter == item.answer}
         rows.append(row | {"evidence_recall": float("nan")})
-    return dict(summarise(pd.DataFrame(rows), 0, [benchmark], 20)["benchmarks"][benchmark])
+    content = summarise(pd.DataFrame(rows), 0, [name], 20, headlines={name: benchmark(name).headlines})
+    return dict(content["benchmarks"][name])
 
 
 def results(name: str, metric: str, module: types.ModuleType, documents: Any, replies: Sequence[str]) -> list[Any]:
@@ -282,7 +284,7 @@ def test_mlvu_scores(seed: int, original: dict[str, types.ModuleType], both: dic
     module = original["mlvu"]
     values = results("mlvu", "mlvu_percetion_score", module, documents, replies)
     score, logged = said(module, module.mlvu_aggregate_results_dev, values)
-    ours = scored(items, replies, "mlvu_repacked")
+    ours = scored(items, replies, "mlvu")
     assert 100 * ours["headlines"]["M-Avg"]["selectors"]["uniform"]["value"] == pytest.approx(score, abs=1e-4)
     needle = 100 * ours["headlines"]["Needle QA"]["selectors"]["uniform"]["value"]
     assert needle == pytest.approx(logged["Task Categories: needle"], abs=0.0501)
@@ -348,5 +350,5 @@ def test_prompts_with_subtitles(
             return np.arange(100) / 10
 
     lines = SpokenLines(items, tmp_path, Cache())  # type: ignore[arg-type]
-    asking = protocol("lmms-eval", "short", lines, subtitled=True)
+    asking = protocol("lmms-eval", "short", benchmark("videomme"), lines, subtitled=True)
     assert [asking.text(item, shown.tolist()) for item in items] == theirs

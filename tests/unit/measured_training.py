@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bench.rl_step import _status_kb
+from small_selector import WEIGHTS
 from viarl.answer.answerer import Reply
 from viarl.items import Item
 from viarl.models.settings import Lora
@@ -74,7 +75,7 @@ def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None
         learning_rate=1e-5,
         gradient_checkpointing=checkpointing,
     )
-    task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS))
+    task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), WEIGHTS)
     item = Item("q", "v", "Which card?", OPTIONS, "A")
     trainer = SelectorTrainer(model, processor, [item] * 2, Frames(model, processor), Alternating(), task, folder)
     trainer.args.save_strategy = "no"

@@ -1,10 +1,11 @@
-"""A tiny selector that writes some valid lists, and prompts on random frames."""
+"""A tiny selector that writes some valid lists, prompts on random frames, and what the default pays for."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from viarl.items import Item
 from viarl.models.vlm import Encoder, with_features
@@ -12,6 +13,8 @@ from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.training.rl.prefix import Group, shared_log_probs
 
+CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
+WEIGHTS: dict[str, float] = CONFIG["reward"]
 REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
 TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3
 ITEMS = [Item(str(n), f"v{n}", f"Which of {n}?", ("x", "y"), "A", evidence=((0.0, 1.0),)) for n in range(7)]

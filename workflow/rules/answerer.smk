@@ -35,7 +35,6 @@ rule tune_answerer:
     params:
         settings=settings("tune_answerer", section("seed"), tuning),
         answerer=model("answerer"),
-        code=fingerprint("viarl.stages.tune_answerer"),
     shell:
         "python -m viarl.training.launch viarl.stages.tune_answerer --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selected {input.selected:q} --answerer-model {params.answerer:q}"
@@ -67,7 +66,6 @@ rule answer_questions:
     params:
         settings=settings("answer_questions", answerer),
         answerer=model("answerer"),
-        code=fingerprint("viarl.stages.answer_questions"),
     shell:
         "python -m viarl.stages.answer_questions --settings {params.settings:q} --items {input.questions:q}"
         " --videos {input.videos:q} --manifests {input.frames:q} --selected {input.selected:q}"

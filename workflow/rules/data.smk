@@ -29,7 +29,6 @@ rule make_needle:
         runtime=growing(60),
     params:
         settings=settings("make_needle", pick("needle", "seed", "questions_per_video"), needle_set),
-        code=fingerprint("viarl.stages.make_needle"),
     shell:
         "python -m viarl.stages.make_needle --settings {params.settings:q}"
         " --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
@@ -58,7 +57,6 @@ rule import_local:
             "import_local", pick("local", "validation_share", "seed"), lambda config, w: {"set": w["set"]}
         ),
         folder=own("folder"),  # its files are inputs of cache_frames, shard by shard
-        code=fingerprint("viarl.stages.import_local"),
     shell:
         "python -m viarl.stages.import_local --settings {params.settings:q} --folder {params.folder:q}"
         " --questions {input.questions:q} --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
@@ -83,11 +81,8 @@ rule fetch_dataset:
         mem_mb=growing(4000),
         runtime=growing(2880),
     params:
-        settings=settings("fetch_dataset", hub_set),
+        settings=settings("fetch_dataset", hub_set, named=lambda known: [f"datasets.{known['choice']['source']}"]),
         store=workflow.pathvars.apply("<data>/hub"),
-        code=lambda w: [
-            fingerprint(f"viarl.{name}") for name in ("stages.fetch_dataset", f"datasets.{SETS[w.set].source}")
-        ],
     shell:
         "python -m viarl.stages.fetch_dataset --settings {params.settings:q} --store {params.store:q}"
         " --items {output.questions:q} --videos {output.videos:q} --manifest {output.manifest:q}"
@@ -108,9 +103,7 @@ rule build_stand_ins:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        # one role's code does not concern the others
-        settings=settings("build_stand_ins", stand_in, module="viarl.stand_ins.{role}"),
-        code=lambda w: fingerprint(f"viarl.stand_ins.{w.role}"),
+        settings=settings("build_stand_ins", stand_in, named=lambda known: [f"stand_ins.{known['role']}"]),
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"
         " --model {output.model:q} 2>&1 | tee {log:q}"
@@ -138,7 +131,6 @@ rule write_data_card:
         runtime=growing(30),
     params:
         settings=settings("write_data_card"),
-        code=fingerprint("viarl.stages.write_data_card"),
     shell:
         "python -m viarl.stages.write_data_card --settings {params.settings:q} --items {input.questions:q}"
         " --cards {input.cards:q} --filter {input.filtered:q} --output {output.card:q} 2>&1 | tee {log:q}"

@@ -38,11 +38,12 @@ rule evaluate:
             answerer,
             lambda config, w: {"evaluation": counted(EvaluationSettings, config["evaluation"])},
             cycle,
-            lambda config, w: {"benchmark": w["set"]},
+            lambda config, w: {"benchmark": w["set"], "subtitles": w["set"] in SETS and SETS[w["set"]].subtitles},
+            lambda config, w: known_as([w["set"]]),
+            named=benchmark_modules,
         ),
         answerer=model("answerer"),
         base_answerer=model("answerer", "base_answerer"),
-        code=fingerprint("viarl.stages.evaluate"),
     shell:
         "python -m viarl.stages.evaluate --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --base {input.base:q} --learned {input.learned:q}"
@@ -66,8 +67,14 @@ rule summarise_evaluation:
         mem_mb=growing(1500),
         runtime=growing(30),
     params:
-        settings=settings("summarise_evaluation", section("benchmarks"), pick("evaluation", "bootstrap"), cycle),
-        code=fingerprint("viarl.stages.summarise_evaluation"),
+        settings=settings(
+            "summarise_evaluation",
+            section("benchmarks"),
+            pick("evaluation", "bootstrap"),
+            cycle,
+            lambda config, w: known_as(config["benchmarks"]),
+            named=benchmark_modules,
+        ),
     shell:
         "python -m viarl.stages.summarise_evaluation --settings {params.settings:q}"
         " --rows {input.rows:q} --output {output.summary:q} 2>&1 | tee {log:q}"
@@ -92,7 +99,6 @@ checkpoint judge_gain:
         runtime=growing(30),
     params:
         settings=settings("judge_gain", lambda config, w: {"benchmark": config["benchmarks"][0]}, cycle),
-        code=fingerprint("viarl.stages.judge_gain"),
     shell:
         "python -m viarl.stages.judge_gain --settings {params.settings:q}"
         " --summary {input.summary:q} --output {output.verdict:q} 2>&1 | tee {log:q}"

@@ -29,7 +29,6 @@ rule cache_frames:
             lambda config, w: counted(CacheSettings, config["frames"]),
             lambda config, w: {"shard": int(w["shard"]), "shards": shards(config, w)},
         ),
-        code=fingerprint("viarl.stages.cache_frames"),
     shell:
         "python -m viarl.stages.cache_frames --settings {params.settings:q}"
         " --videos {input.videos:q} --manifest {output.manifest:q} 2>&1 | tee {log:q}"
@@ -53,7 +52,6 @@ rule score_frames:
     params:
         settings=settings("score_frames", lambda config, w: {"clip": counted(ClipSettings, config["clip"])}),
         model=model("clip"),
-        code=fingerprint("viarl.stages.score_frames"),
     shell:
         "python -m viarl.stages.score_frames --settings {params.settings:q} --items {input.questions:q}"
         " --manifest {input.frames:q} --model {params.model:q} --output {output.scores:q} 2>&1 | tee {log:q}"

@@ -92,7 +92,6 @@ rule make_report:
     params:
         settings=settings("make_report", pick("report", "filmstrips"), section("benchmarks")),
         folder=lambda w, output: os.path.dirname(output.accuracy),
-        code=fingerprint("viarl.stages.make_report"),
     shell:
         "python -m viarl.stages.make_report --settings {params.settings:q}"
         " --summaries {input.summaries:q} --rows {input.rows:q} --questions {input.questions:q}"
@@ -144,7 +143,6 @@ rule compare_runs:
     params:
         settings=settings("compare_runs", compared, section("benchmarks"), pick("evaluation", "bootstrap")),
         folder=lambda w, output: os.path.dirname(output.csv),
-        code=fingerprint("viarl.stages.compare_runs"),
     shell:
         "python -m viarl.stages.compare_runs --settings {params.settings:q} --rows {input.rows:q}"
         " --folder {params.folder:q} 2>&1 | tee {log:q}"

@@ -36,7 +36,6 @@ rule filter_guessable:
     params:
         settings=settings("filter_guessable", section("seed", "filter"), pick("frames", "selected"), answerer),
         answerer=model("answerer"),
-        code=fingerprint("viarl.stages.filter_guessable"),
     shell:
         "python -m viarl.stages.filter_guessable --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --answerer-model {params.answerer:q}"
@@ -74,7 +73,6 @@ rule initialise_selector:
         settings=settings("initialise_selector", section("seed"), pick("frames", "selected", "number_pixels"), start),
         selector=model("selector"),
         features=features,
-        code=fingerprint("viarl.stages.initialise_selector"),
     shell:
         "python -m viarl.training.launch viarl.stages.initialise_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --scores {input.clip:q} --selector-model {params.selector:q}"
@@ -117,7 +115,6 @@ rule train_selector:
         selector=model("selector"),
         answerer=model("answerer"),
         features=features,
-        code=fingerprint("viarl.stages.train_selector"),
     shell:
         "python -m viarl.training.launch viarl.stages.train_selector --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selector-model {params.selector:q} --answerer-model {params.answerer:q}"
@@ -149,7 +146,6 @@ rule select_frames:
         ),
         selector=model("selector"),
         features=features,
-        code=fingerprint("viarl.stages.select_frames"),
     shell:
         "python -m viarl.stages.select_frames --settings {params.settings:q} --items {input.questions:q}"
         " --manifests {input.frames:q} --selector-model {params.selector:q} --features {params.features:q}"

@@ -1,7 +1,7 @@
 """Settings of the jobs, and what all of them are told. No rule stands here.
 
-Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result)
-and carries `params.code` (a fingerprint of the modules it imports). What cannot change a result (device, batch sizes of
+Identity of a job. Its stage is handed `params.settings` (JSON: exactly the configuration that changes its result, and a
+fingerprint of the modules that it imports). What cannot change a result (device, batch sizes of
 inference, time between checkpoints, where MLflow listens) goes round Snakemake's bookkeeping: it is exported here, once,
 in the environment variable VIARL_RUNTIME as JSON, and the stages look up there what they miss in --settings.
 Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
@@ -18,7 +18,6 @@ from viarl.config.launcher import accelerate_file
 from viarl.config.models import STAND_IN
 from viarl.config.runs import run_name
 from viarl.config.sections import Configuration
-from viarl.datasets.hub.sets import REPOSITORIES
 from viarl.evaluate.settings import EvaluationSettings
 from viarl.identity import fingerprint
 from viarl.models.settings import ModelSettings
@@ -50,11 +49,12 @@ keep_locks_of_others()
 shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM INT; command tee \"$@\"; }}; ")
 
 
-def settings(stage, *parts, module="viarl.stages.{stage}"):
+def settings(stage, *parts, named=lambda known: []):
     """A params function: the JSON text of a job's settings, keys sorted so that equal settings are equal text.
 
     `parts` are functions of a run's configuration and a job's wildcards that return mappings. The job's name for the
-    tracking is added, and the fingerprint of `module`, whose name may hold wildcards.
+    tracking is added, and the fingerprint of the stage and of the modules of viarl that it imports by a computed name:
+    `named` lists them, given the settings.
     """
 
     def known(config, w):
@@ -65,10 +65,12 @@ def settings(stage, *parts, module="viarl.stages.{stage}"):
     def text(w):
         own = {name: value for name, value in w.items() if name != "run"}
         run = w.get("run", "")
-        job = {"stage": stage, "run": run, "wildcards": own, "code": fingerprint(module.format(stage=stage, **w))}
+        mine = known(GRAPH.config(run), own)
+        code = fingerprint(*(f"viarl.{module}" for module in (f"stages.{stage}", *named(mine))))
+        job = {"stage": stage, "run": run, "wildcards": own, "code": code}
         if "c" in own:
             job["cycle"] = int(w.c)
-        return json.dumps(known(GRAPH.config(run), own) | {"tracking": job}, sort_keys=True)
+        return json.dumps(mine | {"tracking": job}, sort_keys=True)
 
     return text
 
@@ -105,17 +107,18 @@ def needle_set(config, w):
 
 
 def hub_set(config, w):
-    """What is taken of a data set on a hub for a set; the split only where the set is one side of it."""
-    made, hub = SETS[w["set"]], config["hub"]
-    videos_from = hub["lvbench_videos"] if made.source == "lvbench" else ""
-    ids = [*REPOSITORIES[made.source], *filter(None, [videos_from])]
-    return {
-        "set": w["set"],
-        **only(hub, ["limit", "archives", *([] if made.part == "all" else ["validation_share", "split_seed"])]),
-        "videos_from": videos_from,
-        **({"drawings": hub["viarl_data_parts"]} if made.source == "viarl_data" and hub["viarl_data_parts"] else {}),
-        "revisions": only(hub["revisions"], ids),
-    }
+    """What is taken of a data set on a hub for a set."""
+    return {"set": w["set"], "choice": SETS[w["set"]].taken(config["hub"])}
+
+
+def known_as(names):
+    """The modules that word the questions of benchmarks and name their headline figures, where they have one."""
+    return {"modules": {name: SETS[name].benchmark for name in names if name in SETS and SETS[name].benchmark}}
+
+
+def benchmark_modules(known):
+    """The same as modules of viarl, of a job's settings."""
+    return [f"evaluate.benchmarks.{module}" for module in known["modules"].values()]
 
 
 def selector(config, w):

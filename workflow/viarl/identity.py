@@ -3,7 +3,8 @@
 Snakemake does not see the modules that a stage imports. `fingerprint("viarl.stages.x")` hashes the stage's first-party
 import closure: the module, the modules of this package that it imports (anywhere, also inside functions), the packages
 that hold them, and so on. Of each it hashes the syntax tree without docstrings; comments and formatting are no part of
-the tree. Modules found at run time only, by a computed name, are not seen: import them by name. Modules that only watch
+the tree. Modules that a stage imports by a computed name are not
+seen: its rule names them (`settings` in rules/settings.smk). Modules that only watch
 (`WATCHERS`: progress lines, tracking) change no result and are left out, so that better logging never retrains a model.
 """
 
@@ -22,16 +23,17 @@ WATCHERS = ("viarl.progress", "viarl.tracking")  # with the modules of a package
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def fingerprint(module: str, root: Path = ROOT) -> str:
-    """Return 16 hexadecimal digits that change with the meaning of `module` or of any first-party module it imports.
+def fingerprint(*modules: str, root: Path = ROOT) -> str:
+    """Return 16 hexadecimal digits that change with the meaning of modules or of any first-party module they import.
 
-    `root` is the folder that holds the package. Raises FileNotFoundError where `module` does not exist, and ValueError
+    `root` is the folder that holds the package. Raises FileNotFoundError where a module does not exist, and ValueError
     naming the file where one does not parse.
     """
-    if source_file(module, root) is None:
-        raise FileNotFoundError(f"module {module} has no file under {root}; the rule that names it needs one")
+    for module in modules:
+        if source_file(module, root) is None:
+            raise FileNotFoundError(f"module {module} has no file under {root}; the rule that names it needs one")
     digest = hashlib.sha256()
-    for name in sorted(closure(module, root)):
+    for name in sorted(set().union(*(closure(module, root) for module in modules))):
         digest.update(f"{name} {_module(name, root)[0]}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -9,18 +9,26 @@ the JSON schema for editors and docs/configuration.md. `counts=False` marks what
 time, or says where something is. The meaning is no part of a stage's fingerprint.
 """
 
+import dataclasses
 import json
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from viarl.faults import nearest, shown
 
@@ -49,15 +57,22 @@ Distinct = AfterValidator(_distinct)
 Seeds = Annotated[tuple[Whole, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), Distinct]
 
 
-def one_of(words: Callable[[], Iterable[str]]) -> Any:
-    """Return the type of a text that is one of the words a registry knows when it is asked."""
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Annotates a text that is one of the words a registry knows when it is asked: Annotated[str, OneOf(words)]."""
 
-    def known(value: str) -> str:
-        if value not in (those := tuple(words())):
-            raise PydanticCustomError("word", "unknown", {"expected": " or ".join(map(repr, those))})
+    words: Callable[[], Iterable[str]]
+
+    def _known(self, value: str) -> str:
+        if value not in (known := tuple(self.words())):
+            raise PydanticCustomError("word", "unknown", {"expected": " or ".join(map(repr, known))})
         return value
 
-    return Annotated[str, AfterValidator(known), WithJsonSchema({"enum": sorted(words())})]
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": sorted(self.words())}
 
 
 def key(
@@ -77,7 +92,7 @@ def section(kind: type[T]) -> type[T]:
 
 def keys_of(kind: Any) -> dict[str, Any]:
     """Return the keys of a section with their descriptions; nothing for what is no section."""
-    return dict(getattr(_plain(kind), "__pydantic_fields__", {}))
+    return dict(getattr(plain(kind), "__pydantic_fields__", {}))
 
 
 def about(described: Any, name: str) -> Any:
@@ -97,7 +112,7 @@ def leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def counted(kind: Any, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what changes a result: of the values of a section, or of an instance of one."""
     if values is None:
-        kind, values = type(kind), asdict(kind)
+        kind, values = type(kind), dataclasses.asdict(kind)
     return {
         name: counted(described.annotation, values[name]) if keys_of(described.annotation) else values[name]
         for name, described in keys_of(kind).items()
@@ -267,26 +282,26 @@ def _words(one: Mapping[str, Any]) -> list[str]:
     return re.findall(r"'([^']*)'", one["ctx"]["expected"])
 
 
-def _plain(kind: Any) -> Any:
+def plain(kind: Any) -> Any:
     """Return a type without `| None` and without its bounds."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         others = [entry for entry in typing.get_args(kind) if entry is not type(None)]
-        return _plain(others[0]) if len(others) == 1 else kind
+        return plain(others[0]) if len(others) == 1 else kind
     return kind
 
 
 def _kind(kind: Any, place: Iterable[str]) -> Any:
     """Return the annotated type of a place in a section."""
     for part in place:
-        plain = _plain(kind)
-        if part in keys_of(plain):
-            kind = keys_of(plain)[part].annotation
-        elif is_dataclass(plain):
-            kind = typing.get_type_hints(plain)[part]
+        outer = plain(kind)
+        if part in keys_of(outer):
+            kind = keys_of(outer)[part].annotation
+        elif dataclasses.is_dataclass(outer):
+            kind = typing.get_type_hints(outer)[part]
         else:  # the entries of a mapping, or of a list
-            kind = typing.get_args(plain)[-1 if typing.get_origin(plain) is dict else 0]
+            kind = typing.get_args(outer)[-1 if typing.get_origin(outer) is dict else 0]
     return kind
 
 

@@ -14,7 +14,7 @@ from tests.hub_server import HubServer
 from tests.hub_world import fetch, hub_of_all_sets, outputs, published_sets
 from tests.unit.processes import end_of, start_child
 from viarl.datasets.hub.client import HubError
-from viarl.datasets.hub.sets import REPOSITORIES, SETS
+from viarl.datasets.hub.sets import SETS
 from viarl.datasets.settings import HubRuntime
 from viarl.files import read_json, sha256_file
 from viarl.items import read_items, read_videos
@@ -62,13 +62,6 @@ def listed(folder: Path) -> list[Any]:
     return list(read_videos(folder / "videos.jsonl").values())
 
 
-def test_repositories_are_those_of_the_modules() -> None:
-    for name in layouts.NAMES:
-        own = layouts.repositories(name)
-        expected = {own["questions"]} if name == "lvbench" else set(own.values())
-        assert set(REPOSITORIES[name]) == expected
-
-
 def test_archives_go_when_their_videos_are_out_and_stay_if_wanted(hub: HubServer, tmp_path: Path) -> None:
     fetch(tmp_path, "videomme")
     assert not [*(tmp_path / "hub").rglob("*.zip")]
@@ -100,7 +93,7 @@ def test_viarl_data_takes_its_videos_from_llava_video(hub: HubServer, tmp_path: 
 
 def test_of_viarl_data_the_chosen_drawings_alone(hub: HubServer, tmp_path: Path) -> None:
     every = fetch(tmp_path, "viarl_data_train")
-    card = fetch(tmp_path / "one", "viarl_data_train", drawings=("random_8k", "rl_random_8k_16frames"))
+    card = fetch(tmp_path / "one", "viarl_data_train", viarl_data_parts=["random_8k", "rl_random_8k_16frames"])
     assert 0 < card["kept"] < every["kept"]
     assert card["dropped"]["not of hub.viarl_data_parts"] == 8  # of the first drawing alone
     assert card["found"] == card["kept"] + sum(card["dropped"].values())
@@ -213,7 +206,7 @@ def test_lvbench_from_another_repository_of_any_layout(hub: HubServer, tmp_path:
         for name, film in films.items():
             archive.writestr(name, film)
     hub.add("lmms-lab/LVBench", {"video_chunks/videos_chunk_001.zip": flat.getvalue()})
-    card = fetch(tmp_path, "lvbench", videos_from="lmms-lab/LVBench")
+    card = fetch(tmp_path, "lvbench", lvbench_videos="lmms-lab/LVBench")
     assert card["videos"]["there"] == 3
 
 

@@ -283,6 +283,8 @@ def run_evaluation(folder: Path, own: Any, benchmark: str, cycles: tuple[int, ..
     write_picks(folder / "picks.parquet", [*picks(GREEDY).values(), *picks(SAMPLED).values()])
     settings = {
         "benchmark": benchmark,
+        "modules": {benchmark: "videomme"} if benchmark.startswith("videomme") else {},
+        "subtitles": benchmark.endswith("_subtitles"),
         "selected": 2,
         "answerer": {"prompt": "short", "max_new_tokens": 4},
         "evaluation": {"selectors": SELECTORS, "random_seeds": 2, "batch_size": 7, **evaluation},
@@ -332,7 +334,8 @@ def test_a_protocol_and_subtitles_reach_the_answerer_and_eval_json(
         replace(each, source="videomme", groups=(f"duration={duration}",), subtitles="v0.srt" * (each.video == "v0"))
         for each, duration in zip(items(), durations, strict=True)
     ]
-    run_evaluation(tmp_path, own, "videomme_subtitles", protocol="lmms-eval")
+    name = "videomme_subtitles"
+    run_evaluation(tmp_path, own, name, protocol="lmms-eval")
     opening = "This video's subtitles are listed below: \n"
     assert all(text.startswith(opening) and text.endswith("\nThe best answer is:") for text in asked)
     assert {text.removeprefix(opening).partition("\n")[0] for text in asked} == {
@@ -343,8 +346,8 @@ def test_a_protocol_and_subtitles_reach_the_answerer_and_eval_json(
     rows = read_rows([tmp_path / "cycle0.parquet"])
     assert set(rows["protocol"]) == {"lmms-eval"} and list(rows.loc[0, "groups"]) == ["duration=short"]
     output = tmp_path / "eval.json"
-    benchmarks = ("videomme_subtitles",)
-    summarise_evaluation.main(summarise_evaluation.Settings((tmp_path / "cycle0.parquet",), output, 0, benchmarks, 50))
+    settings = summarise_evaluation.Settings((tmp_path / "cycle0.parquet",), output, 0, (name,), 50, {name: "videomme"})
+    summarise_evaluation.main(settings)
     written = read_json(output)
     jsonschema.Draft202012Validator(EVAL_SCHEMA).validate(written)
     part = written["benchmarks"]["videomme_subtitles"]

@@ -9,13 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from viarl.datasets.hub.sets import SETS
 from viarl.evaluate import headlines
-from viarl.evaluate.headlines import HEADLINES, Headline, macro_means, members
+from viarl.evaluate.benchmarks import Headline, benchmark
+from viarl.evaluate.headlines import macro_means, members
 from viarl.evaluate.statistics import clustered_means
 from viarl.evaluate.summary import summarise
 from viarl.files import read_json
 from viarl.report.comparison import tables
 
+HEADLINES = {name: benchmark(made.benchmark).headlines for name, made in SETS.items()}
 EVAL_SCHEMA = read_json(Path(__file__).parents[3] / "workflow/schemas/eval.schema.json")
 
 # Three videos. a: two items of group x, one right. b: one item of x, wrong; one of y, right. c: four items of y, wrong.
@@ -122,10 +125,10 @@ def rows(benchmark: str, questions: Sequence[dict[str, Any]], cycle: int = 0) ->
     return table
 
 
-def summary(benchmark: str, table: list[dict[str, Any]], cycle: int = 0) -> dict[str, Any]:
-    content = summarise(pd.DataFrame(table), cycle, [benchmark], 200)
+def summary(name: str, table: list[dict[str, Any]], cycle: int = 0) -> dict[str, Any]:
+    content = summarise(pd.DataFrame(table), cycle, [name], 200, headlines=HEADLINES)
     jsonschema.Draft202012Validator(EVAL_SCHEMA).validate(content)
-    return dict(content["benchmarks"][benchmark])
+    return dict(content["benchmarks"][name])
 
 
 BOTH, LEARNED, NONE = {"learned", "uniform"}, {"learned"}, set[str]()
@@ -212,7 +215,7 @@ def test_the_comparison_has_tables_of_headlines_and_groups_where_a_benchmark_has
     groups = ["type=reasoning", "type=summarization"]
     asked = [{"video": "a", "groups": groups, "right": BOTH, "recall": 1.0}, {"video": "b", "right": LEARNED}]
     table = rows("lvbench", asked) + rows("needle", asked)
-    content = summarise(pd.DataFrame(table), 0, ["lvbench", "needle"], 50)
+    content = summarise(pd.DataFrame(table), 0, ["lvbench", "needle"], 50, headlines=HEADLINES)
     made = {table.title: table for table in tables([content])}
     common = ["{} (n = 2)", "{}: selector and answerer, main run", "{}: failures of the learned selector, main run"]
     lvbench, needle = ([title.format(name) for title in common] for name in ("lvbench", "needle"))

@@ -11,6 +11,8 @@ import pytest
 
 from viarl.answer.asking import answerer_text, extract_letter
 from viarl.datasets import mlvu_repacked
+from viarl.datasets.hub.sets import SETS
+from viarl.evaluate.benchmarks import Benchmark, benchmark
 from viarl.evaluate.protocols import PROTOCOLS, best_placed_letter, first_letter, protocol
 from viarl.evaluate.spoken import SpokenLines
 from viarl.items import Item
@@ -45,6 +47,13 @@ SRT = (
 )
 
 
+PLAIN = Benchmark()
+
+
+def about(name: str) -> Benchmark:
+    return benchmark(SETS[name].benchmark) if name in SETS else PLAIN
+
+
 class Times:
     """A cache that knows the times of candidate frames, one a second."""
 
@@ -62,12 +71,12 @@ SPEAKING = replace(ITEM, source="videomme", subtitles="v.srt")
 
 @pytest.mark.parametrize(("name", "source"), PROMPTS)
 def test_prompts_are_frozen(name: str, source: str) -> None:
-    assert protocol(name, "short").text(replace(ITEM, source=source), [1, 2]) == PROMPTS[name, source]
+    assert protocol(name, "short", about(source)).text(ITEM, [1, 2]) == PROMPTS[name, source]
 
 
 @pytest.mark.parametrize("template", ["short", "paper"])
 def test_own_asks_and_reads_as_training_does(template: str) -> None:
-    own = protocol("own", template)
+    own = protocol("own", template, PLAIN)
     assert own.text(ITEM, [1]) == answerer_text(template, ITEM.question, ITEM.options)
     assert own.letter("Answer: C", ITEM) == extract_letter("Answer: C", ITEM.options) == "C"
 
@@ -93,7 +102,7 @@ def test_the_papers_template_is_the_viarl_form_of_video_mme() -> None:
     ],
 )
 def test_viarl_takes_the_first_capital(reply: str, letter: str) -> None:
-    assert protocol("viarl", "short").letter(reply, ITEM) == letter == first_letter(reply, "ABCD")
+    assert protocol("viarl", "short", PLAIN).letter(reply, ITEM) == letter == first_letter(reply, "ABCD")
 
 
 @pytest.mark.parametrize(
@@ -119,19 +128,20 @@ def test_viarl_takes_the_first_capital(reply: str, letter: str) -> None:
     ],
 )
 def test_lmms_eval_takes_the_best_placed_capital(reply: str, letter: str) -> None:
-    assert protocol("lmms-eval", "short").letter(reply, ITEM) == letter == best_placed_letter(reply, "ABCD")
+    assert protocol("lmms-eval", "short", PLAIN).letter(reply, ITEM) == letter == best_placed_letter(reply, "ABCD")
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_letters_beyond_the_options_name_none_and_more_than_four_options_are_read(name: str) -> None:
     few = replace(ITEM, options=("yes", "no"))
     many = replace(ITEM, options=tuple("12345"))
-    assert protocol(name, "short").letter("D", few) == "" and protocol(name, "short").letter("E", many) == "E"
+    read = protocol(name, "short", PLAIN).letter
+    assert read("D", few) == "" and read("E", many) == "E"
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_open_questions_are_asked_as_they_are(name: str) -> None:
-    asking = protocol(name, "short")
+    asking = protocol(name, "short", PLAIN)
     unanswered = replace(ITEM, options=(), answer="")
     assert asking.text(unanswered, [0]) == ITEM.question and asking.letter("A", unanswered) == ""
 
@@ -153,7 +163,7 @@ def test_open_questions_are_asked_as_they_are(name: str) -> None:
     ],
 )
 def test_subtitles_show_the_lines_at_the_selected_frames(name: str, prompt: str, tmp_path: Path) -> None:
-    asking = protocol(name, "short", spoken_lines(tmp_path), subtitled=True)
+    asking = protocol(name, "short", about("videomme_subtitles"), spoken_lines(tmp_path), subtitled=True)
 
     def expected(lines: str) -> str:
         return prompt.replace("{}", lines, 1)
@@ -161,7 +171,7 @@ def test_subtitles_show_the_lines_at_the_selected_frames(name: str, prompt: str,
     assert asking.text(SPEAKING, [1, 5]) == expected("first words\nlast words")
     assert asking.text(SPEAKING, [4]) == expected("last words")
     without = replace(SPEAKING, subtitles="")
-    plain = protocol(name, "short").text(without, [1, 5])
+    plain = protocol(name, "short", about("videomme")).text(without, [1, 5])
     # nothing is said at these frames, or the video has no subtitles: lmms-eval says so, the others ask plainly
     assert asking.text(SPEAKING, [2, 3]) == (expected("") if name == "lmms-eval" else plain)
     assert asking.text(SPEAKING, []) == (expected("") if name == "lmms-eval" else plain)
@@ -174,7 +184,8 @@ def test_options_of_the_repacked_mlvu_stand_once_in_its_prompt(listed: bool, tmp
     row |= {"question": f"{ITEM.question}\n{IN_BRACKETS}"} | ({"candidates": list(ITEM.options)} if listed else {})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "test-0.parquet")
     (found,) = mlvu_repacked.parse({"test-0.parquet": tmp_path / "test-0.parquet"}).items
-    assert protocol("lmms-eval", "short").text(found, [0]) == PROMPTS["lmms-eval", "mlvu_repacked"]
+    asking = protocol("lmms-eval", "short", about("mlvu_repacked"))
+    assert asking.text(found, [0]) == PROMPTS["lmms-eval", "mlvu_repacked"]
 
 
 def test_a_missing_subtitle_file_is_named_before_anything_is_asked(tmp_path: Path) -> None:
@@ -184,7 +195,7 @@ def test_a_missing_subtitle_file_is_named_before_anything_is_asked(tmp_path: Pat
 
 def test_unknown_protocols_are_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluation\.protocol 'other' is unknown; choose one of .*'lmms-eval'"):
-        protocol("other", "short")
+        protocol("other", "short", PLAIN)
 
 
 def test_the_answerer_asks_in_the_protocols_way() -> None:
@@ -194,7 +205,7 @@ def test_the_answerer_asks_in_the_protocols_way() -> None:
     class Heard:
         """The lmms-eval way, noting what is asked."""
 
-        asking = protocol("lmms-eval", "short")
+        asking = protocol("lmms-eval", "short", about("mlvu"))
 
         def __init__(self) -> None:
             self.texts: list[str] = []
@@ -210,7 +221,7 @@ def test_the_answerer_asks_in_the_protocols_way() -> None:
     heard = Heard()
     model, processor = model_and_processor()
     answerer = Answerer(model, processor, MemoryCache({"v0": 4}), "short", 4, 2, asking=heard)  # type: ignore[arg-type]
-    own = replace(item(0), source="mlvu")
+    own = item(0)
     own_way = Answerer(model, processor, MemoryCache({"v0": 4}), "short", 4, 2)  # type: ignore[arg-type]
     request = Request(own, (3, 1))
     assert answerer.answer([request])[0].letter == "D"

@@ -16,14 +16,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 import measured_training as measured
 from viarl.config.check import check
 from viarl.config.runs import overlaid
-from viarl.datasets.hub.sets import SETS as SETS_OF_THE_HUB
 from viarl.files import write_json
 from viarl.models.adapters import lora_config
 from viarl.models.settings import Lora
 from viarl.plan.estimates import FOOTAGE, GB, NEEDLE, Estimate, Plan
 from viarl.plan.formulas import checkpoint_bytes, fitted, video_bytes
 from viarl.plan.shapes import PUBLISHED, STAND_INS, from_config, shape_of
-from viarl.plan.sizes import PUBLISHED as PUBLISHED_SETS
 from viarl.plan.sizes import Sizes, published_size, sizes
 from viarl.stages import cache_frames, make_needle, plan
 from viarl.stand_ins import answerer
@@ -261,7 +259,6 @@ def test_sizes_are_counted_published_or_unknown(tmp_path: Path) -> None:
     assert published_size("viarl_data_validation", PAPER["hub"] | {"viarl_data_parts": None}) == (480, 480)
     assert published_size("videomme_subtitles", PAPER["hub"] | {"limit": 200}) == (200, 600)
     assert published_size("lvbench", PAPER["hub"] | {"limit": 200}) == (103, 1549)
-    assert {made.source for made in SETS_OF_THE_HUB.values()} == PUBLISHED_SETS.keys()
 
 
 def test_answers_on_own_videos_count_in_the_time_of_what_they_ask_for() -> None:

@@ -15,13 +15,14 @@ from viarl.files import write_json
 from viarl.items import Item, write_records
 from viarl.report.ablation_figures import draw_failures
 from viarl.report.comparison import rows, write_csv, write_markdown, write_page
-from viarl.report.curves import draw_rewards, draw_timing, smooth
+from viarl.report.curves import draw_rewards, draw_timing, panels, smooth
 from viarl.report.figures import draw_accuracy, draw_tasks, failure_shares, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
 from viarl.report.style import spread
 from viarl.stages import make_report
 from viarl.tracking.record import Record, Tracking, read_record
 from viarl.tracking.start import start_run
+from viarl.training.rl.reward import PARTS
 
 # Accuracy (%) at cycles 0, 1, 2; evidence recall of the frames does not depend on the answerer.
 ACCURACY = {
@@ -97,9 +98,8 @@ def record(stage: str, cycle: int | None, start: float, seconds: float) -> Recor
         steps = np.arange(1, 81)
         learned = (1 - np.exp(-steps / 25)) * 0.5 + (0.35 if cycle == 2 else 0)
         curves = {
-            "reward/total": 1.5 + 2 * learned, "reward/format": 0.9 + 0.1 * learned,
-            "reward/index": 0.8 + 0.2 * learned, "reward/answer": 0.3 + 0.6 * learned,
-            "reward/length": 0.95 + 0 * learned,
+            "reward/total": 1.5 + 2 * learned,
+            **{f"reward/{part}": 0.9 - 0.1 * rank + 0.1 * learned for rank, part in enumerate(PARTS)},
             "valid_rate": 0.8 + 0.2 * learned,
             "kl": 0.08 * learned, "entropy": 1.2 - 0.8 * learned, "clip_fraction": 0.02 + 0.02 * learned,
             "answer_accuracy": 0.3 + 0.6 * learned, "evidence_recall": 0.3 + 0.6 * learned,
@@ -183,6 +183,8 @@ def test_pictures_of_accuracy(summaries, tmp_path):
 
 
 def test_pictures_of_the_work(tmp_path):
+    drawn = [key for key, _, _ in panels(records())]
+    assert drawn[: len(PARTS) + 1] == ["reward/total", *sorted(f"reward/{part}" for part in PARTS)]
     draw_rewards(records(), tmp_path / "rewards.png")
     draw_timing(records(), tmp_path / "timing.png")
     assert is_picture(tmp_path / "rewards.png", 1500, 700)

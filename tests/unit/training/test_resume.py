@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from processes import in_processes
 from small_answerer import MemoryCache, item, model_and_processor
-from small_selector import ITEMS, save_start
+from small_selector import ITEMS, WEIGHTS, save_start
 from viarl.answer import answerer
 from viarl.answer.answerer import Answerer
 from viarl.answer.settings import AnswererSettings
@@ -27,7 +27,7 @@ from viarl.selection.picks import GREEDY, Pick, write_picks
 from viarl.stages import train_selector, tune_answerer
 from viarl.tracking.record import Tracking, read_record
 from viarl.training.checkpoints import Checkpoints
-from viarl.training.rl.settings import RewardWeights, TrainedSelector, Training
+from viarl.training.rl.settings import TrainedSelector, Training
 from viarl.training.sft.settings import TunedAnswerer, Tuning
 
 STEPS = 6
@@ -141,7 +141,7 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
         training=replace(training, schedule="cosine", save_every=2),
         answerer=AnswererSettings(prompt="short", max_new_tokens=4),
-        reward=RewardWeights(),
+        reward=WEIGHTS,
         device="cpu",
     )
 

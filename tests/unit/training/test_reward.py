@@ -1,14 +1,18 @@
 """The reward table, the gate between index and answer, and what the answerer is asked."""
 
+from dataclasses import replace
+
 import pytest
 
-from viarl.answer.answerer import Reply
+from small_selector import WEIGHTS
+from viarl.answer.base import Reply
 from viarl.items import Item
 from viarl.selection.prompt import parse_selection
-from viarl.training.rl.reward import composite_reward, score_completions
-from viarl.training.rl.settings import RewardWeights
+from viarl.training.rl.reward import Outcome, total, weighted
+from viarl.training.rl.scoring import score_completions
+from viarl.training.rl.settings import SelectorTask, Training
 
-WEIGHTS = RewardWeights()
+TASK = SelectorTask(Training("reinforce++", 1, 1, 2, 1e-4), 2, 20, (8, 12), WEIGHTS)
 GOOD = "<think>blue</think><index>[3, 1]</index>"
 ITEM = Item("q", "v", "Which?", ("x", "y"), "B")
 
@@ -31,15 +35,22 @@ ITEM = Item("q", "v", "Which?", ("x", "y"), "B")
     ],
 )
 def test_table(text, correct, tokens, expected):
-    reward = composite_reward(parse_selection(text, 9, 2), tokens, correct, WEIGHTS, (8, 12))
-    assert (reward.format, reward.index, reward.answer, reward.length) == expected
-    assert reward.total == pytest.approx(sum(expected))
+    outcome = Outcome(ITEM, parse_selection(text, 9, 2), Reply("", "B" if correct else "A"), tokens)
+    reward = weighted(outcome, TASK)
+    assert reward == dict(zip(("format", "index", "answer", "length"), expected, strict=True))
+    assert list(reward) == ["format", "index", "answer", "length"]  # the order in which they are added
+    assert total(reward) == ((expected[0] + expected[1]) + expected[2]) + expected[3]
 
 
 def test_weights_scale_the_parts_and_zero_switches_one_off():
-    weights = RewardWeights(format=0.5, index=0.0, answer=3.0, length=0.0)
-    reward = composite_reward(parse_selection(GOOD, 9, 2), 10, True, weights, (8, 12))
-    assert (reward.format, reward.index, reward.answer, reward.length) == (0.5, 0.0, 3.0, 0.0)
+    outcome = Outcome(ITEM, parse_selection(GOOD, 9, 2), Reply("B", "B"), 10)
+    reward = weighted(outcome, replace(TASK, reward={"format": 0.5, "index": 0.0, "answer": 3.0}))
+    assert reward == {"format": 0.5, "index": 0.0, "answer": 3.0, "length": 0.0}  # one without a weight is logged too
+
+
+def test_a_weight_of_no_part_is_refused():
+    with pytest.raises(ValueError, match=r"reward\.lenght = 0\.2: unknown key; did you mean 'length'"):
+        replace(TASK, reward={"lenght": 0.2})
 
 
 class Recorder:
@@ -55,15 +66,15 @@ class Recorder:
 
 def score(items, texts, answers):
     counts, lengths = [9] * len(items), [10] * len(items)
-    return score_completions(items, counts, texts, lengths, answers, selected=2, weights=WEIGHTS, length_range=(8, 12))
+    return score_completions(items, counts, texts, lengths, answers, TASK)
 
 
 def test_every_completion_is_answered_in_one_call_and_invalid_ones_on_uniform_frames():
     answers = Recorder()
     scored = score([ITEM, ITEM], [GOOD, "nothing"], answers)
     assert answers.calls == [[(1, 3), (0, 8)]]
-    assert [one.correct for one in scored] == [True, True]  # both are logged as right
-    assert [one.reward.answer for one in scored] == [2, 0]  # but only the valid list earns it
+    assert [one.outcome.correct for one in scored] == [True, True]  # both are logged as right
+    assert [one.reward["answer"] for one in scored] == [2, 0]  # but only the valid list earns it
 
 
 def test_an_item_of_unknown_truth_earns_no_answer_reward():
@@ -74,4 +85,4 @@ def test_an_item_of_unknown_truth_earns_no_answer_reward():
             return [Reply("", "") for _ in requests]
 
     (one,) = score([unknown], [GOOD], Silent())
-    assert not one.correct and one.reward.answer == 0
+    assert not one.outcome.correct and one.reward["answer"] == 0

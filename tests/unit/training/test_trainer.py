@@ -9,14 +9,20 @@ import torch
 from trl import GRPOTrainer
 
 from small_qwen3 import qwen3
-from small_selector import ITEMS, TEXTS, RandomPrompts, save_start
+from small_selector import CONFIG, ITEMS, TEXTS, WEIGHTS, RandomPrompts, save_start
 from viarl.answer.answerer import Reply
+from viarl.config.check import check
 from viarl.models.save import save_model
 from viarl.models.settings import Lora
 from viarl.models.vlm import load_model, load_processor
+from viarl.report.curves import panels
+from viarl.tracking.monitor import Monitor
+from viarl.tracking.record import Tracking, read_record
+from viarl.tracking.start import start_run
 from viarl.training.rl import attention
 from viarl.training.rl.data import training_order
 from viarl.training.rl.hooks import check_trl
+from viarl.training.rl.reward import PARTS
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 
@@ -29,7 +35,7 @@ TRAINING = Training(
     warmup_steps=1,
     temperature=1.0,
 )
-TASK = SelectorTask(TRAINING, selected=2, max_new_tokens=20, length_range=(2, 15), seed=3)
+TASK = SelectorTask(TRAINING, selected=2, max_new_tokens=20, length_range=(2, 15), reward=WEIGHTS, seed=3)
 
 
 class Oracle:
@@ -65,17 +71,38 @@ def test_training_runs_and_logs_every_part(start, tmp_path):
     trainer.train()
     after, log = weights(trainer), steps(trainer)
     assert len(log) == 3
-    names = {"reward/format", "reward/index", "reward/answer", "reward/length", "reward/total", "valid_rate", "kl"}
+    names = {*(f"reward/{part}" for part in PARTS), "reward/total", "valid_rate", "kl"}
     names |= {"entropy", "clip_fraction", "completion_tokens", "answer_accuracy", "evidence_recall", "learning_rate"}
     names |= {"grad_norm", "seconds/rollout", "seconds/reward", "seconds/reference", "seconds/update"}
     assert names <= set(log[0])
     assert log[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy is still the reference
     assert abs(log[2]["kl"]) > 1e-3
     assert log[0]["evidence_recall"] == 0.5
-    parts = sum(log[0][f"reward/{part}"] for part in ("format", "index", "answer", "length"))
+    parts = sum(log[0][f"reward/{part}"] for part in PARTS)
     assert log[0]["reward/total"] == pytest.approx(parts)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any("visual" in name for name in changed)
+
+
+def test_a_part_is_a_function_and_a_weight(start, tmp_path, monkeypatch):
+    """It is rewarded, logged, recorded for MLflow, drawn, and one of the settings that a training depends on."""
+    weights = WEIGHTS | {"doubt": 0.5}
+    with pytest.raises(ValueError, match=r"reward\.doubt = 0\.5: unknown key; known are .*"):
+        check(CONFIG | {"reward": weights})
+    monkeypatch.setitem(PARTS, "doubt", lambda outcome, task: 1.0 if outcome.reply.letter == "B" else 0.25)
+    check(CONFIG | {"reward": weights})
+    task = replace(TASK, reward=weights)
+    about = {"stage": "train_selector", "cycle": 1, "defer_below_s": 1e9}
+    tracking = Tracking(record=tmp_path / "record.jsonl", root=tmp_path, **about)
+    with start_run(tracking, {"reward": task.reward}) as run:
+        trainer = make(start, tmp_path, task, [Monitor("steps", run, ())])
+        trainer.train()
+    log, record = steps(trainer), read_record(tmp_path / "record.jsonl")
+    assert all(entry["reward/doubt"] == pytest.approx(0.5 - 0.375 * entry["answer_accuracy"]) for entry in log)
+    assert log[0]["reward/total"] == pytest.approx(sum(log[0][f"reward/{part}"] for part in PARTS))
+    assert [value for _, value in record.series("reward/doubt")] == [entry["reward/doubt"] for entry in log]
+    assert ("reward/doubt", "doubt part", "reward, mean") in panels([record])
+    assert record.params["reward.doubt"] == 0.5
 
 
 def test_one_process_with_several_gpus_takes_one(start, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import torch
 
 import hard_videos as hard
 from small_answerer import model_and_processor
+from small_selector import WEIGHTS
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
 from viarl.command import parse
@@ -24,9 +25,9 @@ from viarl.selection.similarities import similarities, write_scores
 from viarl.selection.uniform import uniform
 from viarl.stages import cache_frames, evaluate, select_frames
 from viarl.training.filtering import Filter
-from viarl.training.rl.reward import RecallOf, score_completions
 from viarl.training.rl.rollout import PixelPrompts
-from viarl.training.rl.settings import RewardWeights, SelectorTask, Training
+from viarl.training.rl.scoring import RecallOf, score_completions
+from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.training.settings import FilterSettings
 from viarl.training.sft.labels import Labels
@@ -142,14 +143,19 @@ def test_reward_filter_and_labels(folder: Path, cache: FrameCache) -> None:
         [text for _, text in asked],
         [9] * len(asked),
         answerer,
-        selected=K,
-        weights=RewardWeights(),
-        length_range=(1, 9),
+        SelectorTask(
+            Training(algorithm="reinforce++", steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-4),
+            K,
+            9,
+            (1, 9),
+            {"index": 1.0},
+        ),
     )
-    valid = {(item.video, text): one.reward.index for (item, text), one in zip(asked, scored, strict=True)}
+    valid = {(item.video, text): one.reward["index"] for (item, text), one in zip(asked, scored, strict=True)}
     assert {key for key, value in valid.items() if value} == {("long", last), ("short", six)}
     recall = RecallOf(cache)
-    assert [recall(item, one.selection.indices) for (item, _), one in zip(asked, scored, strict=True)][1:] == [1.0] * 5
+    recalls = [recall(item, one.outcome.selection.indices) for (item, _), one in zip(asked, scored, strict=True)]
+    assert recalls[1:] == [1.0] * 5
     scores = {own.id: np.arange(COUNTS[own.video], dtype=np.float32) for own in ITEMS}
     for rule in ("contrast", "variance"):
         assert len(Filter(answerer, cache, scores, K, 0, FilterSettings(rule=rule)).reasons(ITEMS, rule)) == len(ITEMS)
@@ -163,7 +169,7 @@ def test_reinforcement_on_a_mixture(folder: Path, cache: FrameCache, tmp_path: P
     """Groups of long and short videos in one batch."""
     model, prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
     training = Training(algorithm="reinforce++", steps=2, prompts_per_step=3, group_size=2, learning_rate=1e-4)
-    task = SelectorTask(training, K, 6, (1, 5))
+    task = SelectorTask(training, K, 6, (1, 5), WEIGHTS)
     answerer = load_answerer(folder / "model", ASK, cache, "cpu")
     trainer = SelectorTrainer(model, prompts.processor, ITEMS, prompts, answerer, task, tmp_path, (), RecallOf(cache))
     trainer.train()

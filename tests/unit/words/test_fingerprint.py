@@ -32,7 +32,7 @@ def library(tmp_path: Path) -> Path:
 def fresh(root: Path) -> str:
     """The fingerprint as a new process would compute it."""
     subject._module.cache_clear()
-    return subject.fingerprint(STAGE, root)
+    return subject.fingerprint(STAGE, root=root)
 
 
 def edited(root: Path, name: str, text: str) -> bool:
@@ -93,7 +93,7 @@ def test_docstring_as_value_counts(library: Path) -> None:
 def test_missing_and_broken(library: Path) -> None:
     """Errors name the file."""
     with pytest.raises(FileNotFoundError, match=r"viarl\.stages\.other"):
-        subject.fingerprint("viarl.stages.other", library)
+        subject.fingerprint("viarl.stages.other", root=library)
     (library / "viarl" / "late.py").write_text("def f(:\n")
     with pytest.raises(ValueError, match=r"late\.py, line 1"):
         fresh(library)

@@ -21,12 +21,12 @@ class Endpoint:
         default="{model}@{weights}",
     )
     concurrency: Annotated[int, Field(ge=1, le=10000)] = key("requests under way at once", default=8, counts=False)
-    timeout_s: Positive = key("for one reply", default=120.0, unit="s", counts=False)
+    timeout_s: Positive = key("longest wait for one reply", default=120.0, unit="s", counts=False)
     retries: Annotated[int, Field(ge=0, le=1000)] = key(
         "further attempts where the server lives and fails (status 5xx, no reply in time)", default=4, counts=False
     )
     patience_s: Annotated[float, Field(ge=0, le=10**6)] = key(
-        "that a request waits for a server that is away or too busy", default=600.0, unit="s", counts=False
+        "longest wait of a request for a server that is away or too busy", default=600.0, unit="s", counts=False
     )
 
 
@@ -35,11 +35,11 @@ class AnswererSettings(ModelSettings):
     """How the answerer is asked."""
 
     frames_as: Literal["video", "images"] = key(
-        "how the selected frames are shown: video (one of all) or images (one each, which servers take)",
+        "how the selected frames are shown: as one video, or as an image each, which servers take",
         default="video",
     )
     backend: Literal["transformers", "endpoint"] = key(
-        "transformers: in this process; endpoint: on a server that speaks the OpenAI protocol", default="transformers"
+        "where it answers: in this process, or on a server that speaks the OpenAI protocol", default="transformers"
     )
     endpoint: Endpoint = Endpoint()
 

@@ -44,7 +44,7 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: str) -> Iterator[str]:
+def _selector(selector: Mapping[str, Any], device: str) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
     if training["group_size"] < 2:
         yield (
@@ -66,6 +66,9 @@ def _selector(selector: Mapping[str, Any], reward: Mapping[str, float], device: 
             f"{selector['max_new_tokens']}; lower the range or raise max_new_tokens"
         )
     yield from model_problems("selector", selector, device)
+
+
+def _reward(reward: Mapping[str, float]) -> Iterator[str]:
     if not any(reward.values()):
         yield f"reward = {dict(reward)}: all weights are 0, so nothing can be learned; raise one"
 
@@ -155,7 +158,8 @@ def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterato
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
     _frames: ("frames",),
     launcher_problems: ("launcher", "device", "selector", "answerer"),
-    _selector: ("selector", "reward", "device"),
+    _selector: ("selector", "device"),
+    _reward: ("reward",),
     _answerer: ("answerer", "device"),
     _endpoint: ("answerer", "cycles"),
     _clip: ("clip",),

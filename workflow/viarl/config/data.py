@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from viarl.faults import shown
+from viarl.datasets.hub.sets import SETS
+from viarl.faults import nearest, shown
 
 
 def path_problems(pathvars: Mapping[str, str]) -> Iterator[str]:
@@ -76,6 +77,9 @@ def data_problems(dataset: str, benchmarks: list[str], local: Mapping[str, Any])
 
 
 def hub_problems(benchmarks: list[str], hub: Mapping[str, Any]) -> Iterator[str]:
+    known = {id for made in SETS.values() for id in made.repositories}
+    for id in sorted(hub["revisions"].keys() - known):
+        yield f"hub.revisions.{id} = {shown(hub['revisions'][id])}: unknown key; {nearest(id, known)}"
     if hub["validation_share"] == 0:
         for name in ("llava_video_validation", "viarl_data_validation"):
             if name in benchmarks:

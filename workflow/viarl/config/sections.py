@@ -17,21 +17,20 @@ from viarl.report.settings import ReportSettings
 from viarl.sections import (
     Count,
     Distinct,
+    OneOf,
     Pixels,
     Positive,
     Seed,
     Seeds,
     Share,
     Text,
-    Weight,
     key,
-    one_of,
     section,
 )
 from viarl.selection.settings import ClipSettings
 from viarl.stand_ins.settings import StandIns
 from viarl.tracking.settings import MlflowSettings
-from viarl.training.rl.settings import TrainedSelector, Training
+from viarl.training.rl.settings import TrainedSelector, Training, Weights
 from viarl.training.settings import FilterSettings
 from viarl.training.sft.settings import Start, Tuning
 from viarl.video.settings import CacheSettings
@@ -42,14 +41,14 @@ Name = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 
 def trained_on() -> list[str]:
     """Return the data sets that can be trained on."""
-    parts = (name.removesuffix("_train") for name in SETS if name.endswith("_train"))
+    parts = (made.source for made in SETS.values() if made.part == "train")
     return ["needle", "local", *parts]
 
 
 def evaluated_on() -> list[str]:
     """Return the sets that can be evaluated on."""
     own = ["needle", "needle_shifted", "needle_validation", "local", "local_validation"]
-    return [*own, *(name for name in SETS if not name.endswith("_train"))]
+    return [*own, *(name for name, made in SETS.items() if made.part != "train")]
 
 
 @section
@@ -85,7 +84,7 @@ class Frames(CacheSettings):
 
     selected: Count = key("K, frames handed to the answerer", source="paper: 8")
     number_pixels: Pixels = key("height of the red frame number", unit="px", source="paper: 20")
-    timeout_s: Positive = key("for one video before it is rejected", unit="s", counts=False)
+    timeout_s: Positive = key("longest time for one video before it is rejected", unit="s", counts=False)
     max_bad_share: Share = key("share of unreadable videos above which the job fails", counts=False)
     shards: ShardCounts
 
@@ -154,8 +153,8 @@ class Configuration:
     """The keys of config.yaml."""
 
     seed: Seed = key("training seed: rollouts, batch order, random initialisation of adapters", source="ours")
-    dataset: one_of(trained_on) = key("training data: its sets <dataset>_train and <dataset>_validation")  # type: ignore[valid-type]
-    benchmarks: Annotated[tuple[one_of(evaluated_on), ...], Field(min_length=1), Distinct] = key(  # type: ignore[valid-type]
+    dataset: Annotated[str, OneOf(trained_on)] = key("training data: its sets <dataset>_train and <dataset>_validation")
+    benchmarks: Annotated[tuple[Annotated[str, OneOf(evaluated_on)], ...], Field(min_length=1), Distinct] = key(
         "sets evaluated after every cycle"
     )
     cycles: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = key(
@@ -175,9 +174,7 @@ class Configuration:
     filter: FilterSettings
     selector: Selector
     answerer: Answerer
-    reward: Annotated[dict[Literal["format", "index", "answer", "length"], Weight], Field(min_length=1)] = key(
-        "weights of the parts of a completion's reward", source="paper"
-    )
+    reward: Weights = key("weights of the parts of a completion's reward", source="paper")
     evaluation: Evaluation
     stand_ins: StandIns
     plan: Card

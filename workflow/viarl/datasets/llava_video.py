@@ -18,7 +18,6 @@ from viarl.items import Item, safe_id
 
 SOURCE = "llava_video"
 FOLDER = "2_3_m_youtube_v0_1"
-REPOSITORIES = (("questions", "lmms-lab/LLaVA-Video-178K"), ("videos", "lmms-lab/LLaVA-Video-178K"))
 ANNOTATIONS = (f"{FOLDER}/2_3_m_youtube_mc_v0_1_qa_processed.json",)
 ARCHIVES = (f"{FOLDER}/{FOLDER}_videos_*.tar.gz",)
 

@@ -36,7 +36,6 @@ from viarl.faults import shown
 from viarl.items import Item, safe_id
 
 SOURCE = "lvbench"
-REPOSITORIES = (("questions", "zai-org/LVBench"), ("videos", "AIWinter/LVBench"))
 ANNOTATIONS = ("video_info.meta.jsonl",)
 ARCHIVES = ("all_videos_split.zip.*",)
 

@@ -28,7 +28,6 @@ from viarl.datasets.parsed import (
 from viarl.items import Item, safe_id
 
 SOURCE = "mlvu"
-REPOSITORIES = (("questions", "MLVU/MVLU"), ("videos", "MLVU/MVLU"))
 ANNOTATIONS = ("MLVU/json/*.json",)
 ARCHIVES = ("MLVU/video/*/*.mp4",)
 GENERATION_TASKS = ("subPlot", "summary")

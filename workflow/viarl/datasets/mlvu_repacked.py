@@ -25,7 +25,6 @@ from viarl.datasets.parsed import (
 from viarl.items import Item, safe_id
 
 SOURCE = "mlvu_repacked"
-REPOSITORIES = (("questions", "sy1998/MLVU_dev"), ("videos", "sy1998/MLVU_dev"))
 ANNOTATIONS = ("mlvu/test-*.parquet",)
 ARCHIVES = ("video_part_*.zip",)
 TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both packings

@@ -1,8 +1,7 @@
 """What the public data sets share: reading their annotation files, and the account of what is kept and dropped.
 
-A data set is a module of this package with
+A data set is a module of this package, named in viarl.datasets.hub.sets, with
 
-    REPOSITORIES  (role, hub id): which repository holds the "questions" and which the "videos" (one may hold both)
     ANNOTATIONS   patterns of the annotation files in the repository of the questions
     ARCHIVES      patterns, in the repository of the videos, of archives (whole or in parts) or of video files
     parse         {path in the repository: local file} -> Parsed

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from viarl.datasets.hub.sets import REPOSITORIES
-from viarl.sections import Count, Distinct, PartShare, Seed, Share, Text, key, one_of, section
+from viarl.datasets.hub.sets import SETS
+from viarl.sections import Count, Distinct, OneOf, PartShare, Seed, Share, Text, key, section
 
 Drawing = Literal["rl_random_8k", "rl_random_8k_16frames", "random_8k"]
 Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,100}$")]
@@ -13,7 +13,7 @@ Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,100}$")]
 
 def repositories() -> set[str]:
     """Return the hub ids of all sets."""
-    return {name for names in REPOSITORIES.values() for name in names} | {"AIWinter/LVBench", "lmms-lab/LVBench"}
+    return {name for made in SETS.values() for name in made.repositories}
 
 
 @section
@@ -67,9 +67,9 @@ class Hub(HubRuntime):
     validation_share: PartShare = key("share of the training videos kept for validation")
     split_seed: Seed = key("of that split")
     viarl_data_parts: Annotated[tuple[Drawing, ...], Field(min_length=1), Distinct] | None = key(
-        "of the drawings rl_random_8k, rl_random_8k_16frames and random_8k those that are taken; null = all"
+        "of its drawings those that are taken; null = all"
     )
     lvbench_videos: Literal["AIWinter/LVBench", "lmms-lab/LVBench"] = key("hub id of LVBench's videos")
-    revisions: dict[one_of(repositories), Revision] = key(  # type: ignore[valid-type]
+    revisions: dict[Annotated[str, OneOf(repositories)], Revision] = key(
         "branch, tag or commit; unless a commit, the first download settles on one (<data>/hub/*/commit.json)"
     )

@@ -30,7 +30,6 @@ from viarl.faults import shown
 from viarl.items import Item
 
 SOURCE = "viarl_data"
-REPOSITORIES = (("questions", "ViaRL/ViaRL_data"), ("videos", "lmms-lab/LLaVA-Video-178K"))
 PREFIX = "2_3_m_youtube_mc_v0_1_qa_"
 ANNOTATIONS = (f"{PREFIX}*.jsonl",)
 ARCHIVES = llava_video.ARCHIVES

@@ -26,7 +26,6 @@ from viarl.datasets.parsed import (
 from viarl.items import Item, safe_id
 
 SOURCE = "videomme"
-REPOSITORIES = (("questions", "lmms-lab/Video-MME"), ("videos", "lmms-lab/Video-MME"))
 ANNOTATIONS = ("videomme/test-*.parquet",)
 ARCHIVES = ("videos_chunked_*.zip",)
 SUBTITLES = ("subtitle.zip",)

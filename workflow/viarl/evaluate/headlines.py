@@ -1,45 +1,15 @@
-"""The figures that benchmarks are known by, such as MLVU's M-Avg, with clustered intervals.
-
-To add a benchmark: its headlines in `HEADLINES`. Accuracy over all questions, by task and by group every benchmark has.
-"""
+"""The figures that benchmarks are known by (viarl.evaluate.benchmarks), with clustered intervals."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from viarl.evaluate.benchmarks import Headline
 from viarl.evaluate.statistics import CHUNK, LEVEL, Interval, clustered_means
 
 UNKNOWN = "unknown"  # the group of questions that name none of a kind
 TASK = "task"
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A mean over questions (micro), or the mean of the means of groups (macro).
-
-    Args:
-        over: the kind of group whose means are averaged; "" for the mean over questions.
-        only: labels "kind=value" of which a question must have one; empty for all questions.
-        column: of the rows, that is averaged; questions without a value are left out.
-    """
-
-    over: str = ""
-    only: tuple[str, ...] = ()
-    column: str = "correct"
-
-
-MICRO = Headline()
-VIDEOMME = {"overall": Headline(over="duration"), "micro": MICRO}
-MLVU = {"M-Avg": Headline(over=TASK), "micro": MICRO, "Needle QA": Headline(only=("task=findNeedle",))}
-HEADLINES: dict[str, dict[str, Headline]] = {  # by benchmark
-    "videomme": VIDEOMME,
-    "videomme_subtitles": VIDEOMME,
-    "mlvu": MLVU,
-    "mlvu_repacked": MLVU,
-    "lvbench": {"micro": MICRO, "evidence recall": Headline(column="evidence_recall")},
-}
 
 
 def labels(rows: pd.DataFrame) -> pd.Series:

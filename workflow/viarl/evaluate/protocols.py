@@ -11,24 +11,18 @@ Published figures depend on both by several points, so `evaluation.protocol` cho
 A protocol concerns evaluation alone: the reward and the answerer's tuning always ask in the own way. It does not change
 frames, decoding (answerer.max_new_tokens: ViaRL 128, lmms-eval 16) or metrics: those of all harnesses are reported.
 
-To add a benchmark: a `Task` under its `Item.source` in each table. Any other source is asked in the protocol's generic
-form, the table's "".
+A benchmark that has no wording of its own under a protocol (viarl.evaluate.benchmarks) is asked in its generic form.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from viarl.answer.asking import Asking, Own, Spoken, nothing_spoken
+from viarl.evaluate.benchmarks import DIRECTLY, Benchmark, Task
 from viarl.items import LETTERS, Item
 
 OWN = "own"
-SHARED = {"mlvu_repacked": "mlvu"}  # sources that are asked as another one
-_DIRECTLY = "Answer with the option's letter from the given choices directly."
-_SELECT = (
-    "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
-    "Respond with only the letter (A, B, C, or D) of the correct option."
-)
 _PHRASES_LEFT_OUT = (
     *(f"The {kind} answer is" for kind in ("best", "correct")),
     "The answer is",
@@ -46,40 +40,15 @@ _PHRASES_BEFORE = (
 _PLACES = {6: "({})", 5: "{}.", 4: "{}:", 3: "{})", 2: "{} "}
 
 
-@dataclass(frozen=True)
-class Task:
-    """How a benchmark's questions are written: {question}, {options} a line each, {spoken}.
-
-    `subtitled` is the form for benchmarks with subtitles, "" that of the generic task.
-    """
-
-    form: str
-    option: str = "{letter}. {text}"
-    subtitled: str = ""
-
-
-VIARL: dict[str, Task] = {
-    "": Task(
-        f"{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}",
-        subtitled="This video's subtitles are listed below:\n{spoken}\n"
-        f"Question:\n{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}",
-    ),
-    "mlvu": Task(f"{{question}}\nOptions:\n{{options}}\n{_DIRECTLY}", "{letter}. {text}."),
-    "lvbench": Task(f"{{question}}\nOptions:\n{{options}}.\n{_DIRECTLY}"),
-}
-LMMS_EVAL: dict[str, Task] = {
-    "": Task(
-        f"{{question}}\n{{options}}\n{_DIRECTLY}",
-        subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{{question}}\n{{options}}\n{_DIRECTLY}",
-    ),
-    "videomme": Task(
-        f"{_SELECT}\n{{question}}\n{{options}}\n\n{_DIRECTLY}",
-        subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{_SELECT}\n"
-        "{question}\n{options}\nThe best answer is:",
-    ),
-    "mlvu": Task("{question}\n{options}\nOnly give the best option.\nBest option: (", "({letter}) {text}"),
-    "lvbench": Task("{question}\n{options}\nAnswer the question with the option letter", "({letter}) {text}"),
-}
+VIARL = Task(
+    f"{{question}}\nOptions:\n{{options}}\n{DIRECTLY}",
+    subtitled="This video's subtitles are listed below:\n{spoken}\n"
+    f"Question:\n{{question}}\nOptions:\n{{options}}\n{DIRECTLY}",
+)
+LMMS_EVAL = Task(
+    f"{{question}}\n{{options}}\n{DIRECTLY}",
+    subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{{question}}\n{{options}}\n{DIRECTLY}",
+)
 
 
 def first_letter(reply: str, choices: str) -> str:
@@ -119,14 +88,14 @@ class Foreign:
     """Another harness's way of asking.
 
     Args:
-        tasks: by source.
+        task: how the benchmark's questions are written, with subtitles too.
         reader: reads a letter among given ones from a reply.
         spoken: the lines at an item's frames.
         subtitled: whether the benchmark is one with subtitles, also where a video has none.
         silent: what stands in place of the lines where a video has no subtitles; "" asks without them.
     """
 
-    tasks: Mapping[str, Task]
+    task: Task
     reader: Callable[[str, str], str]
     spoken: Spoken = nothing_spoken
     subtitled: bool = False
@@ -136,12 +105,10 @@ class Foreign:
         """Return the question in the benchmark's form; an open one as it is."""
         if not item.options:
             return item.question
-        generic = self.tasks[""]
-        task = self.tasks.get(SHARED.get(item.source, item.source), generic)
         spoken = self.spoken(item, frames) if item.subtitles else self.silent
         subtitled = (self.subtitled or item.subtitles) and (spoken or self.silent)
-        options = [task.option.format(letter=LETTERS[place], text=text) for place, text in enumerate(item.options)]
-        form = (task.subtitled or generic.subtitled) if subtitled else task.form
+        options = [self.task.option.format(letter=LETTERS[place], text=text) for place, text in enumerate(item.options)]
+        form = self.task.subtitled if subtitled else self.task.form
         return form.format(question=item.question, options="\n".join(options), spoken=spoken)
 
     def letter(self, reply: str, item: Item) -> str:
@@ -152,17 +119,20 @@ class Foreign:
         return letter if letter in LETTERS[: len(item.options)] else ""
 
 
-PROTOCOLS: dict[str, tuple[Mapping[str, Task], Callable[[str, str], str], str]] = {
+PROTOCOLS: dict[str, tuple[Task, Callable[[str, str], str], str]] = {  # generic form, reader, what silence is called
     "viarl": (VIARL, first_letter, ""),
     "lmms-eval": (LMMS_EVAL, best_placed_letter, "No subtitles available"),
 }
 
 
-def protocol(name: str, template: str, spoken: Spoken = nothing_spoken, subtitled: bool = False) -> Asking:
-    """Return a protocol's way of asking; `template` names the own prompt. ValueError for an unknown name."""
+def protocol(
+    name: str, template: str, about: Benchmark, spoken: Spoken = nothing_spoken, subtitled: bool = False
+) -> Asking:
+    """Return a protocol's way to ask a benchmark; `template` names the own prompt. ValueError for an unknown name."""
     if name == OWN:
         return Own(template, spoken)
     if name not in PROTOCOLS:
         raise ValueError(f"evaluation.protocol {name!r} is unknown; choose one of {[OWN, *PROTOCOLS]}")
-    tasks, reader, silent = PROTOCOLS[name]
-    return Foreign(tasks, reader, spoken, subtitled, silent)
+    generic, reader, silent = PROTOCOLS[name]
+    task = about.wording.get(name, generic)
+    return Foreign(replace(task, subtitled=task.subtitled or generic.subtitled), reader, spoken, subtitled, silent)

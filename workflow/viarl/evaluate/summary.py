@@ -1,13 +1,14 @@
 """eval.json: what the rows of an evaluation say, in the documented schema (workflow/schemas/eval.schema.json)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from viarl.evaluate.headlines import HEADLINES, UNKNOWN, Headline, groups_of, headline_means, labels
+from viarl.evaluate.benchmarks import Headline
+from viarl.evaluate.headlines import UNKNOWN, groups_of, headline_means, labels
 from viarl.evaluate.statistics import Interval, clustered_means, four_way, paired_difference
 
 SCHEMA_VERSION = 1
@@ -15,7 +16,12 @@ REFERENCE_PAIRS = (("base", "uniform"), ("base_sampled", "uniform"), ("learned_s
 
 
 def summarise(
-    rows: pd.DataFrame, cycle: int, benchmarks: Sequence[str], resamples: int, seed: int = 0
+    rows: pd.DataFrame,
+    cycle: int,
+    benchmarks: Sequence[str],
+    resamples: int,
+    seed: int = 0,
+    headlines: Mapping[str, Mapping[str, Headline]] | None = None,
 ) -> dict[str, Any]:
     """Return the content of a cycle's eval.json.
 
@@ -24,6 +30,7 @@ def summarise(
         cycle: the cycle reported.
         benchmarks: which must be there.
         resamples: bootstrap draws.
+        headlines: by benchmark, the figures that it is known by, by title.
 
     Items without a known answer are counted in `n_without_answer` and are in no figure. Errors: ValueError where a
     benchmark is missing, has no known answer, or where selectors or cycles were evaluated on different items.
@@ -36,6 +43,10 @@ def summarise(
         if cycle not in cycles:
             raise ValueError(f"benchmark {name!r} has no rows of cycle {cycle}; run evaluate on it")
         summary[name] = _benchmark(cycles, cycle, name, resamples, seed)
+        summary[name]["headlines"] = {
+            title: _headline(cycles, cycle, name, headline, resamples, seed)
+            for title, headline in (headlines or {}).get(name, {}).items()
+        }
         everything = rows[(rows["benchmark"] == name) & (rows["cycle"] == cycle)]
         summary[name]["n_without_answer"] = int(everything.loc[everything["answer"] == "", "item"].nunique())
     return {
@@ -87,10 +98,6 @@ def _benchmark(cycles: dict[int, pd.DataFrame], cycle: int, name: str, resamples
         "videos": len(set(videos)),
         "selectors": selectors,
         "paired": paired,
-        "headlines": {
-            title: _headline(cycles, cycle, name, headline, resamples, seed)
-            for title, headline in HEADLINES.get(name, {}).items()
-        },
     }
 
 

@@ -13,10 +13,12 @@ class ModelSettings:
     """How a model is asked."""
 
     prompt: Literal["short", "paper"] = key("the named prompt text")
-    max_new_tokens: Count = key("longest completion or reply", unit="tokens", source="paper: 512, answerer 128")
+    max_new_tokens: Count = key(
+        "longest completion or reply", unit="tokens", source="paper: selector 512, answerer 128"
+    )
     dtype: Dtype = key("type of the weights as they are asked", default="float32")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = key(
-        "implementation; auto: flash_attention_2 where installed, on CUDA, for bfloat16 weights", default="sdpa"
+        "auto is flash_attention_2 where installed, on CUDA, for bfloat16 weights", default="sdpa"
     )
     batch_size: Count = key("questions in a forward pass", default=32, counts=False)
 

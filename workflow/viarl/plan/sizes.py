@@ -8,14 +8,6 @@ from typing import Any
 
 from viarl.datasets.hub.sets import SETS
 
-PUBLISHED = {  # videos and questions by source, at most (viarl.datasets)
-    "llava_video": (39_967, 39_967),
-    "viarl_data": (8_000, 8_000),  # of one drawing
-    "videomme": (900, 2_700),
-    "mlvu": (1_122, 2_175),
-    "mlvu_repacked": (1_122, 2_174),
-    "lvbench": (103, 1_549),
-}
 DRAWINGS = 3  # of viarl_data
 
 
@@ -57,7 +49,7 @@ def sizes(sets: Mapping[str, Any], hub: Mapping[str, Any]) -> Sizes:
 def published_size(name: str, hub: Mapping[str, Any]) -> tuple[int, int]:
     """Return (videos, questions) that a set from the hub has at most, its questions shared evenly by its videos."""
     made = SETS[name]
-    videos, questions = PUBLISHED[made.source]
+    videos, questions = made.size
     times = len(hub["viarl_data_parts"] or range(DRAWINGS)) if made.source == "viarl_data" else 1
     share = min(1.0, hub["limit"] / (times * videos)) if hub["limit"] else 1.0
     share *= {"all": 1.0, "train": 1 - hub["validation_share"], "validation": hub["validation_share"]}[made.part]

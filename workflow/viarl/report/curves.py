@@ -12,13 +12,10 @@ from viarl.tracking.record import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# (metric of train_selector, title, unit)
+REWARD = "reward/"  # prefix of the metrics that hold the parts of the reward, and their total
+# (metric of train_selector, title, unit) of what is drawn besides the parts of the reward
+TOTAL = (f"{REWARD}total", "total reward", "reward, mean")
 PANELS = (
-    ("reward/total", "total reward", "reward, mean"),
-    ("reward/answer", "answer part", "reward, mean"),
-    ("reward/format", "format part", "reward, mean"),
-    ("reward/index", "index part", "reward, mean"),
-    ("reward/length", "length part", "reward, mean"),
     ("valid_rate", "valid selections", "share of completions"),
     ("answer_accuracy", "answerer is right", "share of completions"),
     ("evidence_recall", "evidence hit", "share of evidence"),
@@ -44,23 +41,30 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts])
 
 
+def panels(cycles: Sequence[Record]) -> list[tuple[str, str, str]]:
+    """Return metric, title and unit of the panels that trainings fill; each part of the reward has one."""
+    parts = sorted({key for record in cycles for key in record.metrics if key.startswith(REWARD)} - {TOTAL[0]})
+    known = [TOTAL, *((key, f"{key.removeprefix(REWARD)} part", TOTAL[2]) for key in parts), *PANELS]
+    return [panel for panel in known if any(record.series(panel[0]) for record in cycles)]
+
+
 def draw_rewards(records: Sequence[Record], path: Path) -> None:
     """Draw each reward part, KL, entropy, clip fraction, valid rate and length over the steps of all cycles."""
     cycles = by_cycle(records, "train_selector")
-    panels = [panel for panel in PANELS if any(record.series(panel[0]) for record in cycles)]
-    if not panels:
+    drawn = panels(cycles)
+    if not drawn:
         _nothing(path, "No selector was trained: there are no reward curves.")
         return
-    across = min(4, len(panels))
-    down = -(-len(panels) // across)
+    across = min(4, len(drawn))
+    down = -(-len(drawn) // across)
     made = figure(3.3 * across, 2.4 * down + 0.5)
     grid = made.subplots(down, across, squeeze=False)
     for place, axes in enumerate(grid.flat):
-        if place >= len(panels):
+        if place >= len(drawn):
             axes.set_axis_off()
             continue
-        _curve(axes, cycles, *panels[place])
-        if place + across >= len(panels):
+        _curve(axes, cycles, *drawn[place])
+        if place + across >= len(drawn):
             axes.set_xlabel("optimiser step, all cycles")
     made.suptitle("Selector training (thin: each step; bold: moving mean)", x=0.01, ha="left", fontweight="bold")
     save(made, path)

@@ -1,5 +1,6 @@
 """build_stand_ins: build and pretrain the tiny selector, answerer or CLIP that a run without downloads starts from."""
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from viarl.command import run
 from viarl.stand_ins.settings import StandInSettings
 from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
+
+ROLES = ("selector", "answerer", "clip")  # modules of viarl.stand_ins; each needs other large libraries
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,10 @@ class Settings:
 
 def build(role: str, settings: StandInSettings, folder: Path) -> dict[str, float]:
     """Build one stand-in in `folder` and return its measured figures; ValueError for an unknown role."""
-    # imported here, as each role needs other large libraries
-    if role == "selector":
-        from viarl.stand_ins.selector import build as builder
-    elif role == "answerer":
-        from viarl.stand_ins.answerer import build as builder
-    elif role == "clip":
-        from viarl.stand_ins.clip import build as builder
-    else:
+    if role not in ROLES:
         raise ValueError(f"there is no stand-in for the role {role!r}; the roles are selector, answerer and clip")
-    return builder(settings, folder)
+    made: dict[str, float] = importlib.import_module(f"viarl.stand_ins.{role}").build(settings, folder)
+    return made
 
 
 def main(settings: Settings) -> None:

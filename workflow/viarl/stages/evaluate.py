@@ -7,6 +7,7 @@ from pathlib import Path
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
 from viarl.command import run
+from viarl.evaluate.benchmarks import benchmark
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.rows import write_rows
 from viarl.evaluate.selectors import LEARNED, UNTUNED, Choice, Sources, choose, evaluate
@@ -22,7 +23,10 @@ from viarl.video.cache import FrameCache
 
 @dataclass(frozen=True)
 class Settings:
-    """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector."""
+    """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector.
+
+    `modules`: that of viarl.evaluate.benchmarks, by benchmark, that words its questions, if there is one.
+    """
 
     items: Path
     manifests: tuple[Path, ...]
@@ -37,6 +41,8 @@ class Settings:
     selected: int
     answerer: AnswererSettings
     evaluation: EvaluationSettings
+    modules: dict[str, str] = field(default_factory=dict)
+    subtitles: bool = False
     replies: Path | None = None  # folder that keeps replies for other stages
     device: str = "auto"
     tracking: Tracking = field(default_factory=Tracking)
@@ -51,7 +57,8 @@ def main(settings: Settings) -> None:
     sources = Sources(cache, read_scores(settings.scores), picks)
     how = settings.evaluation
     lines = SpokenLines(items, settings.items.parent, cache)
-    asking = protocol(how.protocol, settings.answerer.prompt, lines, settings.benchmark.endswith("_subtitles"))
+    about = benchmark(settings.modules.get(settings.benchmark, ""))
+    asking = protocol(how.protocol, settings.answerer.prompt, about, lines, settings.subtitles)
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
     data: dict[str, Files] = {
         "items": settings.items,

@@ -12,7 +12,6 @@ from pathlib import Path
 from viarl.command import run
 from viarl.datasets.hub.dataset import Choice, FetchedSet, fetch_set
 from viarl.datasets.hub.manifest import write_manifest
-from viarl.datasets.hub.sets import SETS
 from viarl.datasets.settings import HubRuntime
 from viarl.faults import listed
 from viarl.files import atomic_path, write_json
@@ -26,12 +25,9 @@ LISTED = 10  # missing videos that an error names
 
 @dataclass(frozen=True)
 class Settings:
-    """A set of `viarl.datasets.hub.sets` -> its items, videos, manifest and data card, all in one folder.
+    """What is taken of a data set -> its items, videos, manifest and data card, all in one folder.
 
-    Args:
-        store: folder of all stores.
-        limit, archives, revisions, drawings, videos_from, validation_share, split_seed: see
-        `viarl.datasets.hub.dataset.Choice`.
+    `set` names the set, `store` is the folder of all stores.
     """
 
     items: Path
@@ -40,19 +36,9 @@ class Settings:
     card: Path
     store: Path
     set: str
-    limit: int | None = None
-    archives: int | None = None
-    revisions: dict[str, str] = field(default_factory=dict)
-    drawings: tuple[str, ...] = ()
-    videos_from: str = ""
-    validation_share: float = 0.0
-    split_seed: int = 0
+    choice: Choice
     hub: HubRuntime = field(default_factory=HubRuntime)
     tracking: Tracking = field(default_factory=Tracking)
-
-    def __post_init__(self) -> None:
-        if self.set not in SETS:
-            raise ValueError(f"set {self.set!r} must be one of {list(SETS)}")
 
 
 def link(folder: Path, target: Path) -> None:
@@ -78,19 +64,9 @@ def check_missing(made: FetchedSet, settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """Fetch the set and write its files, the manifest last; ValueError for a set without any item."""
-    params = {"set": settings.set, "limit": settings.limit, "archives": settings.archives}
-    choice = Choice(
-        settings.limit,
-        settings.archives,
-        settings.revisions,
-        settings.drawings,
-        settings.videos_from,
-        settings.validation_share,
-        settings.split_seed,
-        settings.hub.keep_archives,
-    )
+    params = {"set": settings.set, "limit": settings.choice.limit, "archives": settings.choice.archives}
     with start_run(settings.tracking, params) as record:
-        made = fetch_set(settings.set, settings.store, choice)
+        made = fetch_set(settings.set, settings.store, settings.choice, settings.hub.keep_archives)
         if not made.items:
             raise ValueError(
                 f"{settings.set} would be empty: {made.card['dropped']}; take more (hub.limit, hub.archives, "

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from viarl.command import run
+from viarl.evaluate.benchmarks import benchmark
 from viarl.evaluate.rows import read_rows
 from viarl.evaluate.summary import summarise
 from viarl.files import write_json
@@ -14,13 +15,17 @@ from viarl.tracking.start import start_run
 
 @dataclass(frozen=True)
 class Settings:
-    """Rows of this cycle and of those before it, in any order -> eval.json."""
+    """Rows of this cycle and of those before it, in any order -> eval.json.
+
+    `modules`: those of viarl.evaluate.benchmarks, by benchmark, that name its headline figures.
+    """
 
     rows: tuple[Path, ...]
     output: Path
     cycle: int
     benchmarks: tuple[str, ...]
     bootstrap: int
+    modules: dict[str, str] = field(default_factory=dict)
     tracking: Tracking = field(default_factory=Tracking)
 
 
@@ -29,15 +34,16 @@ def main(settings: Settings) -> None:
     params = {"bootstrap": settings.bootstrap, "benchmarks": settings.benchmarks}
     with start_run(settings.tracking, params, {"rows": settings.rows}) as run_:
         rows = read_rows(settings.rows)
-        summary = summarise(rows, settings.cycle, settings.benchmarks, settings.bootstrap)
+        headlines = {name: benchmark(module).headlines for name, module in settings.modules.items()}
+        summary = summarise(rows, settings.cycle, settings.benchmarks, settings.bootstrap, headlines=headlines)
         write_json(settings.output, summary)
-        for benchmark, part in summary["benchmarks"].items():
+        for name, part in summary["benchmarks"].items():
             for selector, figures in part["selectors"].items():
-                _say(f"{benchmark} {selector}", figures["accuracy"], figures["n"])
+                _say(f"{name} {selector}", figures["accuracy"], figures["n"])
             for title, headline in part["headlines"].items():
                 for selector, figures in headline["selectors"].items():
-                    _say(f"{benchmark} {title}, {selector}", figures, headline["n"])
-            run_.log_metrics(_metrics(benchmark, part))
+                    _say(f"{name} {title}, {selector}", figures, headline["n"])
+            run_.log_metrics(_metrics(name, part))
         run_.log_artifact(settings.output)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,9 +23,9 @@ from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
 from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
 from viarl.training.libraries import quiet_libraries
-from viarl.training.rl.reward import RecallOf
 from viarl.training.rl.rollout import PixelPrompts
-from viarl.training.rl.settings import RewardWeights, SelectorTask, TrainedSelector, Training
+from viarl.training.rl.scoring import RecallOf
+from viarl.training.rl.settings import SelectorTask, TrainedSelector, Training, Weights
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.video.cache import FrameCache
 from viarl.video.overlay import NumberStyle
@@ -59,7 +59,7 @@ class Settings:
     selector: TrainedSelector
     training: Training
     answerer: AnswererSettings
-    reward: RewardWeights
+    reward: Weights
     features: Path | None = None
     replies: Path | None = None
     device: str = "auto"
@@ -76,7 +76,7 @@ def known_settings(settings: Settings) -> dict[str, object]:
         "selector": {**counted(settings.selector), "start": str(settings.selector_model)},
         "training": counted(settings.training),
         "answerer": {**counted(settings.answerer), "model": str(settings.answerer_model)},
-        "reward": asdict(settings.reward),
+        "reward": settings.reward,
     }
 
 

@@ -12,7 +12,7 @@ class Optimiser:
     """Steps and their sizes, and what bounds memory and the time between checkpoints."""
 
     steps: Count = key("optimiser steps", source="ours")
-    learning_rate: Rate = key("peak learning rate", source="scripts: 4e-7 selector, 1e-6 answerer")
+    learning_rate: Rate = key("peak learning rate", source="scripts: selector 4e-7, answerer 1e-6")
     schedule: Literal["constant", "cosine"] = key("of the learning rate", default="cosine", source="scripts: cosine")
     warmup_steps: Whole = key("linear warm-up", default=0, unit="steps", source="scripts: 0.02 of all")
     weight_decay: Weight = key("of AdamW", default=0.0, source="scripts: 0.01")

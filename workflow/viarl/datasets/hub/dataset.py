@@ -9,10 +9,8 @@ from typing import Any
 
 from viarl.datasets.hub.fetch import Fetched, Piece, by_hash, fetch_members
 from viarl.datasets.hub.manifest import Entry, Source
-from viarl.datasets.hub.sets import SETS
 from viarl.datasets.hub.store import Store
 from viarl.datasets.parsed import Parsed
-from viarl.datasets.videomme import with_subtitles
 from viarl.items import Item, Video
 
 ANY_LAYOUT = ("*.zip", "*.zip.*", "*.tar", "*.tar.*", "*.tgz", "*.mp4")
@@ -25,23 +23,28 @@ class Choice:
     """What is taken of a data set.
 
     Args:
+        source: module of viarl.datasets that parses it.
+        questions_from, videos_from: hub ids; `own_layout`: whether the videos lie there as the module says.
+        part: all, train or validation; `subtitles`: whether they are fetched too.
         limit: videos, the first by a hash of their ids; None is all.
         archives: archives that are read, the first ones; None is as many as are needed.
         revisions: branch, tag or commit by hub id; main where there is none.
         drawings: names of those drawings of questions that are taken, of a set that has several; () is all.
-        videos_from: another repository for the videos, of whatever layout; "" for the data set's own.
-        validation_share: share of the videos, 0..1, in the validation part; `seed`: of that split.
-        keep_archives: whether archives stay after their videos were taken out.
+        validation_share: share of the videos, 0..1, in the validation part; `split_seed`: of that split.
     """
 
+    source: str
+    questions_from: str
+    videos_from: str
+    own_layout: bool = True
+    part: str = "all"
+    subtitles: bool = False
     limit: int | None = None
     archives: int | None = None
     revisions: dict[str, str] = field(default_factory=dict)
     drawings: tuple[str, ...] = ()
-    videos_from: str = ""
     validation_share: float = 0.0
-    seed: int = 0
-    keep_archives: bool = False
+    split_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,36 +85,36 @@ class FetchedSet:
         return [Entry(file, one.member.size, one.member.sha256, one.origin) for file, one in videos + texts]
 
 
-def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
-    """Fetch a set of `datasets.hub.sets` into the stores; errors: HubError, ArchiveError, and those of its parser."""
-    made = SETS[name]
-    module: Any = importlib.import_module(f"viarl.datasets.{made.source}")
-    own = dict(module.REPOSITORIES)
-    videos_id = choice.videos_from or own["videos"]
-    patterns = module.ARCHIVES if videos_id == own["videos"] else ANY_LAYOUT
+def fetch_set(name: str, stores: Path, choice: Choice, keep_archives: bool = False) -> FetchedSet:
+    """Fetch a set into the stores; errors: HubError, ArchiveError, and those of its parser.
 
-    with Store(stores, own["questions"], choice.revisions.get(own["questions"], "main")) as store:
+    With `keep_archives` archives stay after their videos were taken out.
+    """
+    module: Any = importlib.import_module(f"viarl.datasets.{choice.source}")
+    patterns = module.ARCHIVES if choice.own_layout else ANY_LAYOUT
+
+    with _store(stores, choice, choice.questions_from) as store:
         annotations = store.annotations(module.ANNOTATIONS)
-        parsed: Parsed = module.parse(annotations, **({"subtitles": True} if made.subtitles else {}))
+        parsed: Parsed = module.parse(annotations, **({"subtitles": True} if choice.subtitles else {}))
         sources = store.sources(annotations)
         commits = {"questions": {"id": store.id, "commit": store.repository.commit}}
     drawn = [item for item in parsed.items if is_drawn(item, choice.drawings)]
     members = {item.video: parsed.members[item.video] for item in drawn}
 
-    with Store(stores, videos_id, choice.revisions.get(videos_id, "main")) as store:
+    with _store(stores, choice, choice.videos_from) as store:
         commits["videos"] = {"id": store.id, "commit": store.repository.commit}
-        fetched = fetch_members(store, members, patterns, choice.limit, choice.archives, choice.keep_archives)
-        taken = part_of([*fetched.pieces, *fetched.missing], made.part, choice.validation_share, choice.seed)
+        fetched = fetch_members(store, members, patterns, choice.limit, choice.archives, keep_archives)
+        taken = part_of([*fetched.pieces, *fetched.missing], choice.part, choice.validation_share, choice.split_seed)
         items = [item for item in drawn if item.video in taken]
         texts = Fetched()
-        if made.subtitles:
+        if choice.subtitles:
             wanted = {video: member for video, member in parsed.subtitles.items() if video in taken}
-            texts = fetch_members(store, wanted, module.SUBTITLES, keep=choice.keep_archives)
-            items = with_subtitles(items, texts.pieces)
+            texts = fetch_members(store, wanted, module.SUBTITLES, keep=keep_archives)
+            items = module.with_subtitles(items, texts.pieces)
         folder = store.members_folder
 
     card = {"set": name, "repositories": commits, **_account(parsed, drawn, items, fetched)}
-    if made.subtitles:
+    if choice.subtitles:
         card["subtitles"] = {"there": len(texts.pieces), "missing": sorted(texts.missing)}
     return FetchedSet(
         items,
@@ -122,6 +125,10 @@ def fetch_set(name: str, stores: Path, choice: Choice) -> FetchedSet:
         [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])],
         card,
     )
+
+
+def _store(stores: Path, choice: Choice, id: str) -> Store:
+    return Store(stores, id, choice.revisions.get(id, "main"))
 
 
 def is_drawn(item: Item, drawings: Sequence[str]) -> bool:

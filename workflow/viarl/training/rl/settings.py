@@ -1,25 +1,18 @@
 """Settings of the selector's training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from viarl.models.settings import Lora, ModelSettings
-from viarl.sections import Count, Positive, Weight, Whole, key, section
+from viarl.sections import Count, OneOf, Positive, Weight, Whole, key, section
+from viarl.training.rl.reward import PARTS
 from viarl.training.settings import Optimiser
 
 Range = Annotated[tuple[Whole, ...], Field(min_length=2, max_length=2)]
-
-
-@dataclass(frozen=True)
-class RewardWeights:
-    """What each part of a completion's reward is worth (paper: 1, 1, 2, 0.2)."""
-
-    format: float = 1.0
-    index: float = 1.0
-    answer: float = 2.0
-    length: float = 0.2
+Weights = Annotated[dict[Annotated[str, OneOf(lambda: PARTS)], Weight], Field(min_length=1)]  # by the name of a part
 
 
 @section
@@ -90,8 +83,9 @@ class TrainedSelector(ModelSettings):
 
 @dataclass(frozen=True)
 class SelectorTask:
-    """What the trainer must know of the task: K, the completions' limits, the reward, adapters and seed.
+    """What the trainer must know of the task: K, the completions' limits, weights of the reward, adapters and seed.
 
+    `reward` holds weights by the name of a part (viarl.training.rl.reward.PARTS); a part without one is worth 0.
     One process may wait `patience_s` seconds for the answerer's server while the others wait for it.
     """
 
@@ -99,7 +93,7 @@ class SelectorTask:
     selected: int
     max_new_tokens: int
     length_range: tuple[int, ...]
-    reward: RewardWeights = field(default_factory=RewardWeights)
+    reward: Mapping[str, float]
     lora: Lora = field(default_factory=Lora)
     dtype: str = "float32"
     seed: int = 0

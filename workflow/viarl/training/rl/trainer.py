@@ -3,7 +3,7 @@
 What it changes in `GRPOTrainer`, and nothing else of it is used but its loop, optimiser, scheduler, logging and saving:
 
 - data: one dataset row is one group; groups stay together in a microbatch;
-- rollout and reward: viarl.training.rl.rollout and viarl.training.rl.reward;
+- rollout and reward: viarl.training.rl.rollout, viarl.training.rl.scoring and viarl.training.rl.reward;
 - log-probabilities (old, reference and policy): viarl.training.rl.prefix, through the wrapped model;
 - advantages and loss: viarl.training.rl.advantages. The KL is in the reward, so TRL's own KL term is off (its beta is
   0) and
@@ -35,8 +35,8 @@ from viarl.training.rl.advantages import policy_loss, token_advantages
 from viarl.training.rl.data import RolloutSampler, training_rows
 from viarl.training.rl.hooks import check_trl
 from viarl.training.rl.prefix import Group, LogProbs, completion_mask, shared_log_probs
-from viarl.training.rl.reward import Answers, Scored, score_completions
 from viarl.training.rl.rollout import PromptSource, check_shared_prefix, group_draws, roll_out
+from viarl.training.rl.scoring import Answers, Scored, score_completions
 from viarl.training.rl.settings import SelectorTask
 from viarl.training.rl.step_log import StepLog
 from viarl.training.rl.whole import whole_model
@@ -240,7 +240,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
                 self._check(groups[0])
         with self.step_log.phase("reward"):
             scored = self._score(items, groups)
-        rewards = torch.tensor([one.reward.total for one in scored], device=self.accelerator.device)
+        rewards = torch.tensor([one.total for one in scored], device=self.accelerator.device)
         size = self.setting.group_size
         batches = []
         for start in range(0, len(groups), self.microbatch):
@@ -293,9 +293,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
                 [completion_text(self.processing_class, completion, self.closing) for completion in completions],
                 [len(completion) for completion in completions],
                 self.answers,
-                selected=self.task.selected,
-                weights=self.task.reward,
-                length_range=self.task.length_range,
+                self.task,
             )
         except Outage as error:
             outage = error
@@ -304,8 +302,8 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         for item, one in zip(repeated, scored, strict=True):
             for name, value in one.measures().items():
                 self.step_log.add(name, value)
-            self.step_log.add("truncated_rate", float(one.tokens >= self.task.max_new_tokens))
-            recall = self.recall(item, one.selection.indices) if self.recall else float("nan")
+            self.step_log.add("truncated_rate", float(one.outcome.tokens >= self.task.max_new_tokens))
+            recall = self.recall(item, one.outcome.selection.indices) if self.recall else float("nan")
             self.step_log.add("evidence_recall", recall)
         return scored
 
@@ -367,4 +365,4 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
 
 def _unused_reward(**_: Any) -> list[float]:
-    raise AssertionError("rewards are computed by viarl.training.rl.reward")
+    raise AssertionError("rewards are computed by viarl.training.rl.scoring")

@@ -40,7 +40,7 @@ class Start(Supervised):
     where: ClassVar[str] = "selector.start"
 
     labels: Literal["none", "clip_topk", "oracle"] = key(
-        "none: cycle 0 has the untouched model, and the other keys here do nothing",
+        "with none, cycle 0 has the untouched model, and the other keys here do nothing",
         default="none",
         source="paper: none",
     )
@@ -56,7 +56,7 @@ class Tuning(Supervised):
     steps: Whole = key("optimiser steps in each cycle; 0: the answerer stays as it is", source="ours")
     train_vision: bool = key("train the vision tower too", default=False, source="paper: true")
     target: Literal["letter", "text_letter", "restated_text_letter"] = key(
-        "the reply it is tuned towards; restated_text_letter keeps its own first words",
+        "the reply that it is tuned towards; restated… keeps its own first words",
         default="letter",
         source="paper: letter",
     )
