@@ -1,7 +1,7 @@
 # make        set up the environment (.venv) from the lock
 # make demo   set up everything, run the default to results/cycle2/eval.json, and write the report
 # make test   set up everything, lint, pass the tests
-# See also: bench, mlflow, report, lint, unit, e2e, peer, test-slurm, chaos, lock.
+# See also: document, bench, mlflow, report, lint, unit, e2e, peer, test-slurm, chaos, lock.
 # Variables: PYTHON, CORES, ARGS (more options for Snakemake), ROOT (a preset's results, of mlflow and report).
 
 SHELL := /bin/bash
@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: env demo test lint unit e2e peer test-slurm chaos bench mlflow report lock
+.PHONY: env demo test document lint unit e2e peer test-slurm chaos bench mlflow report lock
 .DEFAULT_GOAL := env
 
 # Made anew where the lock differs from the one that was installed; otherwise this takes no time.
@@ -55,13 +55,18 @@ bench: env
 mlflow: env
 	$(BIN)/mlflow server --backend-store-uri sqlite:///$(ROOT)/mlflow.db --workers 1 --host 127.0.0.1 --port $(or $(PORT),5000)
 
+# What is written of the configuration: its schema, docs/configuration.md, the comments of config.yaml.
+document: env
+	$(BIN)/python -m viarl.config.document
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
-	PYTHONPATH=workflow $(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m viarl.config.document --check
 
 unit: env
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not slurm and not gpu and not peer"

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 from trl import GRPOConfig, GRPOTrainer
 
-from datasets import Dataset
 from viarl.answer.answerer import Reply, Request
 from viarl.items import Item
 from viarl.models.vlm import Prompt

@@ -23,9 +23,9 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 HEAD = """# Configuration
 
 Every key of `config.yaml`, in its order, as `python -m viarl.config.document` writes it. An overlay (`--configfile`,
-`--config`, an ablation) changes single keys. *Counts* says whether a change makes jobs stale: what does not count bounds
-memory or time, or says where something is. Sources: *paper* is arXiv 2505.15447, *scripts* are its authors' training
-scripts, *ours* was chosen here; behind the colon stands their value.
+`--config`, an ablation) changes single keys. *Counts* says whether a change makes jobs stale: what does not count
+bounds memory or time, or says where something is. Sources: *paper* is arXiv 2505.15447, *scripts* are its authors'
+training scripts, *ours* was chosen here; behind the colon stands their value.
 
 | key | default | meaning | unit | source | counts |
 |---|---|---|---|---|---|

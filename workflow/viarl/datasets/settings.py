@@ -11,9 +11,9 @@ Drawing = Literal["rl_random_8k", "rl_random_8k_16frames", "random_8k"]
 Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,100}$")]
 
 
-def repositories() -> set[str]:
+def repositories() -> list[str]:
     """Return the hub ids of all sets."""
-    return {name for made in SETS.values() for name in made.repositories}
+    return list(dict.fromkeys(name for made in SETS.values() for name in made.repositories))
 
 
 @section

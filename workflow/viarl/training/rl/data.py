@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from datasets import Dataset
 from torch.utils.data import Sampler
 
-from datasets import Dataset
 from viarl.items import Item
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch.distributed.fsdp import FSDPModule
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from datasets import Dataset
 from viarl.models.adapters import lora_config
 from viarl.models.families import tower_output
 from viarl.models.settings import Lora
