@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import zoo
 from tests.dag.conftest import Plan, Workflow, copy_workflow
 from tests.dag.staleness import CONFIG, MARKS, REPOSITORY, TABLE, Row, keys, readme_table, rows
 from viarl.config.runs import overlaid
@@ -86,6 +87,57 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     (workflow.root / "downloads.yaml").write_text(yaml.safe_dump(DOWNLOADS))
     workflow.pretend("results/data_card.json", "--configfile", "downloads.yaml")
     return workflow
+
+
+TESTED = {"benchmarks": ["mlvu", "mlvu_repacked", "lvbench"]}
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The untouched pair, evaluated on three sets from a hub."""
+    workflow = copy_workflow(tmp_path_factory.mktemp("tested"))
+    (workflow.root / "tested.yaml").write_text(yaml.safe_dump(TESTED))
+    workflow.pretend("results/cycle0/eval.json", "--configfile", "tested.yaml")
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("module", "jobs", "sets"),
+    [
+        ("viarl.datasets.mlvu", {"fetch_dataset": 1, "evaluate": 1, "summarise_evaluation": 1}, {"mlvu"}),
+        ("viarl.datasets.videomme", {}, set()),
+        ("viarl.evaluate.benchmarks.mlvu", {"evaluate": 2, "summarise_evaluation": 1}, {"mlvu", "mlvu_repacked"}),
+        ("viarl.evaluate.benchmarks.videomme", {}, set()),
+        ("viarl.evaluate.headlines", {"summarise_evaluation": 1}, set()),
+    ],
+)
+def test_what_is_imported_by_a_computed_name_concerns_its_own_sets(
+    tested: Workflow, tmp_path: Path, module: str, jobs: dict[str, int], sets: set[str]
+) -> None:
+    """A parser its set, a benchmark's module the evaluations of its sets."""
+    shutil.copytree(tested.root, tmp_path / "copy", symlinks=True)
+    workflow = Workflow(tmp_path / "copy")
+    edit(workflow, module, lambda text: f"{text}\nCHANGED = True\n")
+    plan = workflow.plan("results/cycle0/eval.json", overlay=TESTED)
+    rules = ("fetch_dataset", "evaluate", "summarise_evaluation")
+    assert {rule: plan.counts[rule] for rule in rules if plan.counts[rule]} == jobs
+    parts = {part.partition(".")[0] for path in plan.outputs for part in Path(path).parts}
+    assert parts & set(TESTED["benchmarks"]) == sets
+
+
+def test_a_new_line_in_the_sets_makes_nothing_stale(tested: Workflow, tmp_path: Path) -> None:
+    """A benchmark that is added is fetched and evaluated, and summarised with the others, which stay as they are."""
+    shutil.copytree(tested.root, tmp_path / "copy", symlinks=True)
+    workflow = Workflow(tmp_path / "copy")
+    library = workflow.root / "workflow" / "viarl"
+    (library / "datasets" / "zoo.py").write_text(zoo.PARSER)
+    (library / "evaluate" / "benchmarks" / "zoo.py").write_text(zoo.BENCHMARK)
+    line = f'SETS = {{\n    "zoo": {zoo.LINE},'
+    edit(workflow, "viarl.datasets.hub.sets", lambda text: text.replace("SETS = {", line))
+    assert not workflow.plan("results/cycle0/eval.json", overlay=TESTED).jobs
+    plan = workflow.plan("results/cycle0/eval.json", overlay={"benchmarks": [*TESTED["benchmarks"], "zoo"]})
+    assert all("zoo" in path or path == "results/cycle0/eval.json" for path in plan.outputs)
+    assert (plan.counts["fetch_dataset"], plan.counts["evaluate"]) == (1, 1)
 
 
 def second_run(workflow: Workflow) -> Plan:
