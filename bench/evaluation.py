@@ -24,8 +24,8 @@ from viarl.datasets.needle_render import encode, render
 from viarl.evaluate.selectors import Sources, choose
 from viarl.files import sha256_file, write_json
 from viarl.items import Item, Video
-from viarl.models.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, with_features
-from viarl.stand_ins.architecture import Size, build_model, build_processor
+from viarl.models.vlm import Vlm
+from viarl.stand_ins.architecture import Size, build_vlm
 from viarl.stand_ins.corpus import TEMPLATE, stand_in_tokenizer
 from viarl.video.cache import FrameCache
 from viarl.video.settings import CacheSettings
@@ -53,29 +53,14 @@ def _needle(folder: Path, videos: int, questions: int) -> tuple[FrameCache, list
     return FrameCache([manifest]), items
 
 
-class _OneAtATime:
-    """Answers each request by itself."""
-
-    def __init__(self, model: Any, processor: Any, cache: FrameCache) -> None:
-        self.model, self.processor, self.cache = model, processor, cache
-        self.encoder, self.suppress = Encoder(model, processor), suppressed_tokens(processor)
-        self.closing = closing_tokens(model, processor)
-
-    def answer(self, request: Request) -> str:
-        """Return the reply's text."""
-        item = request.item
-        pixels, grid = self.encoder.pixels(self.cache.answerer_frames(item.video, request.frames))
-        prompt = self.encoder.prompt(answerer_messages(TEMPLATE, item.question, item.options, True), pixels, grid)
-        completion = generate(
-            self.model,
-            with_features(self.model, [prompt]),
-            closing=self.closing,
-            max_new_tokens=NEW_TOKENS,
-            suppress=self.suppress,
-        )[0]
-        text = completion_text(self.processor, completion, self.closing)
-        extract_letter(text, item.options)
-        return text
+def _by_itself(vlm: Vlm, cache: FrameCache, request: Request) -> str:
+    """Return the reply's text to one request."""
+    item = request.item
+    pixels, grid = vlm.pixels(cache.answerer_frames(item.video, request.frames))
+    prompt = vlm.prompt(answerer_messages(TEMPLATE, item.question, item.options, True), pixels, grid)
+    text = vlm.text(vlm.complete([prompt], max_new_tokens=NEW_TOKENS)[0])
+    extract_letter(text, item.options)
+    return text
 
 
 def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64, rounds: int = 3) -> dict[str, Any]:
@@ -87,9 +72,8 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
     """
     torch.manual_seed(0)
     cache, items = _needle(folder, videos, questions)
-    tokenizer = stand_in_tokenizer(FRAMES.candidates)
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer, Size()).eval()
+    vlm = build_vlm(stand_in_tokenizer(FRAMES.candidates), Size())
+    vlm.model.eval()
     requests = [
         Request(choice.item, choice.indices) for choice in choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
     ]
@@ -98,15 +82,14 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
     torch.set_num_threads(1)
     ours, plain, same, asked = [], [], [], 0
     try:
-        alone = _OneAtATime(model, processor, cache)
         for _ in range(rounds):
-            answerer = Answerer(model, processor, cache, TEMPLATE, NEW_TOKENS, BATCH)  # remembers nothing yet
+            answerer = Answerer(vlm, cache, TEMPLATE, NEW_TOKENS, BATCH)  # remembers nothing yet
             start = time.perf_counter()
             replies = dict(zip(requests, answerer.answer(requests), strict=True))
             ours.append(len(requests) / (time.perf_counter() - start))
             asked = answerer.asked
             start = time.perf_counter()
-            texts = [alone.answer(request) for request in sample]
+            texts = [_by_itself(vlm, cache, request) for request in sample]
             plain.append(len(sample) / (time.perf_counter() - start))
             same += [replies[request].text == text for request, text in zip(sample, texts, strict=True)]
     finally:
@@ -124,6 +107,6 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
         "selected": SELECTED,
         "batch_size": BATCH,
         "new_tokens": NEW_TOKENS,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "parameters": sum(weight.numel() for weight in vlm.model.parameters()),
         "threads": 1,
     }

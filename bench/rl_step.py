@@ -26,7 +26,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from viarl.answer.answerer import Reply, Request
 from viarl.items import Item
-from viarl.models.vlm import Prompt
+from viarl.models.encode import Prompt
+from viarl.models.vlm import Vlm
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.training.rl.prefix import Group, shared_log_probs
 from viarl.training.rl.reward import PARTS
@@ -120,7 +121,7 @@ def _ours(folder: Path) -> dict[str, Any]:
     clock = _Clock()
     item = Item("q", "v", TEXT, ("x", "y"), "A")
     prompts = _ImagePrompts(model, processor, images)
-    trainer = SelectorTrainer(model, processor, [item], prompts, _Alternating(), task, folder, [clock])
+    trainer = SelectorTrainer(Vlm(model, processor), [item], prompts, _Alternating(), task, folder, [clock])
     trainer.args.save_strategy = SaveStrategy.NO
     trainer.train()
     phases = {key: value for key, value in trainer.state.log_history[1].items() if key.startswith("seconds/")}

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from processes import end_of, start_child
-from small_answerer import StoredCache, item, model_and_processor, small_answerer
+from small_answerer import StoredCache, item, save_vlm, small_answerer, small_vlm
 from small_selector import WEIGHTS, save_start
 from viarl.answer.base import Request
 from viarl.answer.load import load_answerer
@@ -86,8 +86,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_start(folder / "selector")
     for patch in (1, 2):
-        for part in model_and_processor(patch):
-            part.save_pretrained(folder / f"answerer{patch}")
+        save_vlm(small_vlm(patch), folder / f"answerer{patch}")
     write_records(folder / "items.jsonl", ITEMS)
     return folder
 

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.conftest import World
 from viarl.files import write_json
 from viarl.models.save import save_model
-from viarl.models.vlm import load_model, load_processor
+from viarl.models.vlm import Vlm
 
 pytestmark = pytest.mark.e2e
 
@@ -45,10 +45,10 @@ def test_frames_go_on_once_there_is_room(world: World, small_disk: Path) -> None
 
 def test_no_half_model_is_left(world: World, small_disk: Path) -> None:
     source = world.root / "results/smoke/data/stand_ins/answerer"
-    model, processor = load_model(source, device="cpu"), load_processor(source)
+    vlm = Vlm.load(source, device="cpu")
     fill(small_disk, 64 * 1024)
     with pytest.raises(Exception, match=FULL):
-        save_model(model, processor, small_disk / "answerer")
+        save_model(vlm.model, vlm.processor, small_disk / "answerer")
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 

@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, T
 from viarl.answer.answerer import Reply
 from viarl.items import Item
 from viarl.models.settings import Lora
-from viarl.models.vlm import Encoder, with_features
+from viarl.models.vlm import Vlm
 from viarl.plan.shapes import Shape
 from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import SPECIAL_TOKENS, build_processor, build_tokenizer
@@ -57,8 +57,8 @@ class Alternating:
 class Frames:
     """Frames of one form, and the selector's prompts on them."""
 
-    def __init__(self, frames: int, form: tuple[int, int], model: Any, processor: Any) -> None:
-        self.frames, self.form, self.model, self.encoder = frames, form, model, Encoder(model, processor)
+    def __init__(self, frames: int, form: tuple[int, int], vlm: Vlm) -> None:
+        self.frames, self.form, self.vlm = frames, form, vlm
 
     def count(self, item: Item) -> int:
         return self.frames
@@ -68,12 +68,12 @@ class Frames:
         return [rng.integers(0, 255, (self.form[1], self.form[0], 3), dtype=np.uint8) for _ in indices]
 
     def prompts(self, items: Sequence[Item]) -> list[Any]:
-        pixels, grid = self.encoder.pixels(self.answerer_frames("", range(self.frames)))
+        pixels, grid = self.vlm.pixels(self.answerer_frames("", range(self.frames)))
         chat = selector_messages("paper", ITEM.question, self.frames, 8)
-        return with_features(self.model, [self.encoder.prompt(chat, pixels, grid) for _ in items])
+        return self.vlm.with_features([self.vlm.prompt(chat, pixels, grid) for _ in items])
 
 
-def build(shape: Shape, device: str, dtype: torch.dtype, never_ends: bool = True) -> tuple[Any, Any]:
+def build(shape: Shape, device: str, dtype: torch.dtype, never_ends: bool = True) -> Vlm:
     """Return a model of that shape with random weights, made on the device, and a processor with a small vocabulary."""
     tokenizer = build_tokenizer(TEXTS, 10)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -113,7 +113,7 @@ def build(shape: Shape, device: str, dtype: torch.dtype, never_ends: bool = True
     with torch.device(device):
         model = Qwen2_5_VLForConditionalGeneration(config).to(dtype)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    return model, processor
+    return Vlm(model, processor)
 
 
 def train_selector(
@@ -121,13 +121,20 @@ def train_selector(
 ) -> dict[str, float]:
     """Take two steps of reinforcement, 2 questions with 8 completions of `new` tokens each."""
     how = Lora(enabled=lora)
-    model, processor = build(shape, device, torch.bfloat16 if lora else torch.float32)
+    vlm = build(shape, device, torch.bfloat16 if lora else torch.float32)
     training = Training(
-        "reinforce++", 2, 2, 8, 4e-7, groups_per_microbatch=1, groups_per_rollout=2, gradient_checkpointing=True
+        algorithm="reinforce++",
+        steps=2,
+        prompts_per_step=2,
+        group_size=8,
+        learning_rate=4e-7,
+        groups_per_microbatch=1,
+        groups_per_rollout=2,
+        gradient_checkpointing=True,
     )
     task = SelectorTask(training, 8, new, (1, new), dict.fromkeys(PARTS, 1.0), lora=how, dtype="bfloat16")
-    prompts, clock = Frames(frames, form, model, processor), Clock()
-    trainer = SelectorTrainer(model, processor, [ITEM] * 2, prompts, Alternating(), task, folder, [clock])
+    prompts, clock = Frames(frames, form, vlm), Clock()
+    trainer = SelectorTrainer(vlm, [ITEM] * 2, prompts, Alternating(), task, folder, [clock])
     return _measured(trainer, clock)
 
 
@@ -135,14 +142,14 @@ def tune_answerer(
     shape: Shape, device: str, folder: Path, *, lora: bool, frames: int, form: tuple[int, int]
 ) -> dict[str, float]:
     """Take two steps of supervised tuning, 2 questions each, one at a time, the vision tower trained too."""
-    model, processor = build(shape, device, torch.bfloat16 if lora else torch.float32, never_ends=False)
+    vlm = build(shape, device, torch.bfloat16 if lora else torch.float32, never_ends=False)
     tuning = Tuning(
         steps=2, batch_size=2, learning_rate=1e-6, micro_batch_size=1, gradient_checkpointing=True, train_vision=True
     )
-    prompts = AnswererPrompts(Encoder(model, processor), Frames(frames, form, model, processor), "paper")
-    collator = Collator(processor.tokenizer, [Example(ITEM, tuple(range(frames)), "A")] * 2, prompts)
+    prompts = AnswererPrompts(vlm, Frames(frames, form, vlm), "paper", frozen=False)
+    collator = Collator(vlm.tokenizer, [Example(ITEM, tuple(range(frames)), "A")] * 2, prompts)
     args, clock = arguments(tuning, folder, seed=0, dtype="bfloat16", device=torch.device(device)), Clock()
-    return _measured(SupervisedTrainer(model, processor, collator, tuning, Lora(enabled=lora), args, [clock]), clock)
+    return _measured(SupervisedTrainer(vlm, collator, tuning, Lora(enabled=lora), args, [clock]), clock)
 
 
 def _measured(trainer: Any, clock: Clock) -> dict[str, float]:

@@ -8,16 +8,16 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from small_answerer import save_vlm
 from tests.gpu import steps
 from viarl.config.runs import overlaid
-from viarl.models.vlm import Encoder, generate, load_model, load_processor, with_features
+from viarl.models.vlm import Vlm
 from viarl.plan.estimates import TEXT_TOKENS, Plan
 from viarl.plan.shapes import PUBLISHED
 from viarl.plan.sizes import Sizes
@@ -37,46 +37,42 @@ FLASH = pytest.param(
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
-    for part in steps.build(SMALL, "cuda", torch.float32):
-        part.save_pretrained(folder)
-    return folder
+    return save_vlm(steps.build(SMALL, "cuda", torch.float32), folder)
 
 
-def groups_of(model: Any, processor: Any) -> list[Group]:
+def groups_of(vlm: Vlm) -> list[Group]:
     """Two groups of different lengths, features by the model's own tower."""
-    encoder, rng = Encoder(model, processor), np.random.default_rng(0)
-    prompts = []
+    rng, prompts = np.random.default_rng(0), []
     for frames, question in ((6, "Which?"), (10, "Which shape is it, then, on the card?")):
-        pixels, grid = encoder.pixels(rng.integers(0, 255, (frames, 56, 84, 3), dtype=np.uint8))
-        prompts.append(encoder.prompt(selector_messages("short", question, frames, 2), pixels, grid))
+        pixels, grid = vlm.pixels(rng.integers(0, 255, (frames, 56, 84, 3), dtype=np.uint8))
+        prompts.append(vlm.prompt(selector_messages("short", question, frames, 2), pixels, grid))
     completions = [
         tuple(torch.from_numpy(rng.integers(0, 250, n)) for n in lengths) for lengths in ((9, 30), (4, 17, 1))
     ]
-    return [Group(prompt, own) for prompt, own in zip(with_features(model, prompts), completions, strict=True)]
+    return [Group(prompt, own) for prompt, own in zip(vlm.with_features(prompts), completions, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["sdpa", "eager", FLASH])
 @torch.no_grad()
 def test_attentions_in_bfloat16_agree_with_float32(saved: Path, kind: str) -> None:
     """An attention may add no more than the type itself does."""
-    exact, processor = load_model(saved, "float32", "eager", "cuda"), load_processor(saved)
-    expected = plain_log_probs(exact, groups_of(exact, processor), pad=0).log_probs
-    model = load_model(saved, "bfloat16", kind, "cuda")
-    groups = groups_of(model, processor)
+    exact, vlm = Vlm.load(saved, "float32", "eager", "cuda"), Vlm.load(saved, "bfloat16", kind, "cuda")
+    expected = plain_log_probs(exact.model, groups_of(exact), pad=0).log_probs
+    model, groups = vlm.model, groups_of(vlm)
     got = plain_log_probs(model, groups, pad=0).log_probs
     attention.enable(model)
     shared = shared_log_probs(model, groups, pad=0).log_probs
     errors = {"plain": float((got - expected).abs().max()), "shared": float((shared - expected).abs().max())}
     print(json.dumps({"attention": kind, **errors}))
     assert max(errors.values()) < 0.1
-    replies = generate(model, [group.prompt for group in groups], closing=[0], max_new_tokens=8)
+    replies = vlm.complete([group.prompt for group in groups], max_new_tokens=8)
     assert all(1 <= len(reply) <= 8 for reply in replies)
 
 
 def test_auto_takes_flash_attention_where_it_is_installed(saved: Path) -> None:
     installed = importlib.util.find_spec("flash_attn") is not None
     for dtype, expected in (("bfloat16", installed), ("float32", False)):
-        kind = load_model(saved, dtype, "auto", "cuda").config._attn_implementation
+        kind = Vlm.load(saved, dtype, "auto", "cuda").model.config._attn_implementation
         assert kind == ("flash_attention_2" if expected else "sdpa")
 
 

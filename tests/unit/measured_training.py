@@ -17,9 +17,9 @@ from small_selector import WEIGHTS
 from viarl.answer.answerer import Reply
 from viarl.items import Item
 from viarl.models.settings import Lora
-from viarl.models.vlm import Encoder, with_features
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 from viarl.training.rl.settings import SelectorTask, Training
 from viarl.training.rl.trainer import SelectorTrainer
 from viarl.training.sft.dataset import AnswererPrompts, Collator, Example
@@ -35,8 +35,8 @@ OPTIONS = ("star", "moon")
 class Frames:
     """Random frames, and prompts on them."""
 
-    def __init__(self, model: Any = None, processor: Any = None) -> None:
-        self.model, self.encoder = model, model and Encoder(model, processor)
+    def __init__(self, vlm: Vlm) -> None:
+        self.vlm = vlm
 
     def count(self, item: Item) -> int:
         return FRAMES
@@ -45,9 +45,9 @@ class Frames:
         return [np.full((PIXELS, PIXELS, 3), 5 * index % 255, np.uint8) for index in indices]
 
     def prompts(self, items: list[Item]) -> list[Any]:
-        pixels, grid = self.encoder.pixels(self.answerer_frames("", range(FRAMES)))
+        pixels, grid = self.vlm.pixels(self.answerer_frames("", range(FRAMES)))
         chat = selector_messages("short", "Which card?", FRAMES, 4)
-        return with_features(self.model, [self.encoder.prompt(chat, pixels, grid) for _ in items])
+        return self.vlm.with_features([self.vlm.prompt(chat, pixels, grid) for _ in items])
 
 
 class Alternating:
@@ -57,16 +57,16 @@ class Alternating:
         return [Reply("", "AB"[number % 2]) for number in range(len(requests))]
 
 
-def parts(size: Size) -> tuple[Any, Any]:
-    """Return a model that never ends a reply, and its processor."""
+def never_ending(size: Size) -> Vlm:
+    """Return a model that never ends a reply, with its processor."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(TEXTS, 50)
     tokenizer.eos_token = "<|image_pad|>"
-    return build_model(tokenizer, size), build_processor(tokenizer)
+    return build_vlm(tokenizer, size)
 
 
 def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
-    model, processor = parts(size)
+    vlm = never_ending(size)
     training = Training(
         algorithm="reinforce++",
         steps=2,
@@ -77,21 +77,21 @@ def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None
     )
     task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), WEIGHTS)
     item = Item("q", "v", "Which card?", OPTIONS, "A")
-    trainer = SelectorTrainer(model, processor, [item] * 2, Frames(model, processor), Alternating(), task, folder)
+    trainer = SelectorTrainer(vlm, [item] * 2, Frames(vlm), Alternating(), task, folder)
     trainer.args.save_strategy = "no"
     trainer.train()
 
 
 def tune_answerer(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
-    model, processor = parts(size)
+    vlm = never_ending(size)
     tuning = replace(
         Tuning(steps=2, batch_size=BATCH, learning_rate=1e-5, train_vision=True), gradient_checkpointing=checkpointing
     )
     examples = [Example(Item("q", "v", "Which card?", OPTIONS, "A"), tuple(range(FRAMES)), "star " * 20 + "A")] * BATCH
-    collator = Collator(processor.tokenizer, examples, AnswererPrompts(Encoder(model, processor), Frames(), "short"))
+    collator = Collator(vlm.tokenizer, examples, AnswererPrompts(vlm, Frames(vlm), "short", frozen=False))
     args = arguments(tuning, folder, seed=0, dtype="float32", device=torch.device("cpu"))
     args.save_strategy = "no"
-    SupervisedTrainer(model, processor, collator, tuning, Lora(), args).train()
+    SupervisedTrainer(vlm, collator, tuning, Lora(), args).train()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from viarl.answer.answerer import Answerer
 from viarl.items import Item
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.models.vlm import Vlm
+from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 from viarl.video.cache import decode_jpeg
 
 COLOURS = ("red", "blue", "green", "yellow")
@@ -74,29 +76,35 @@ class StoredCache(MemoryCache):
 
 
 @lru_cache(maxsize=2)
-def model_and_processor(temporal_patch: int = 1) -> tuple[Any, Any]:
-    """Return a tiny model and its processor; `temporal_patch` 2 is that of the published models."""
+def small_vlm(temporal_patch: int = 1) -> Vlm:
+    """Return a tiny model with its processor; `temporal_patch` 2 is that of the published models."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     corpus = [
         f"which shape is on the {colour} card? {shape} A. B. C. D. Answer." for colour in COLOURS for shape in SHAPES
     ]
-    tokenizer = build_tokenizer(corpus * 3, frames=32)
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer, Size(hidden=64, layers=2, mlp=96, vision_hidden=32)).eval()
+    vlm = build_vlm(build_tokenizer(corpus * 3, frames=32), Size(hidden=64, layers=2, mlp=96, vision_hidden=32))
     if temporal_patch != 1:
-        config = model.config
+        config = vlm.model.config
         config.vision_config.temporal_patch_size = temporal_patch
-        for processing in (processor.video_processor, processor.image_processor):
+        for processing in (vlm.processor.video_processor, vlm.processor.image_processor):
             processing.temporal_patch_size = temporal_patch
-        model = type(model)(config).eval()
-    return model, processor
+        vlm = Vlm(type(vlm.model)(config), vlm.processor)
+    vlm.model.eval()
+    return vlm
+
+
+def save_vlm(vlm: Vlm, folder: Path, **options: Any) -> Path:
+    """Write a model, with options of its `save_pretrained`, and its processor to a folder, and return it."""
+    vlm.model.save_pretrained(folder, **options)
+    vlm.processor.save_pretrained(folder)
+    return folder
 
 
 def small_answerer(cache: Any, batch_size: int = 64, temporal_patch: int = 1, **options: Any) -> Answerer:
     """Return an answerer with short greedy replies."""
-    model, processor = model_and_processor(temporal_patch)
-    return Answerer(model, processor, cache, "short", max_new_tokens=6, batch_size=batch_size, **options)
+    vlm = small_vlm(temporal_patch)
+    return Answerer(vlm, cache, "short", **{"max_new_tokens": 6, "batch_size": batch_size, **options})
 
 
 def item(number: int, video: str = "v0", answer: str = "A", **fields: Any) -> Item:

@@ -1,7 +1,5 @@
 """A tiny random Qwen3-VL with its own processor classes."""
 
-from typing import Any
-
 import torch
 from transformers import (
     Qwen2VLImageProcessor,
@@ -11,11 +9,12 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from viarl.models.vlm import Vlm
 from viarl.stand_ins.architecture import CHAT_TEMPLATE, SPECIAL_TOKENS, build_tokenizer
 
 
-def qwen3(corpus: list[str]) -> tuple[Any, Any]:
-    """Return a model with DeepStack features of two layers, and its processor (temporal patches of two frames)."""
+def qwen3(corpus: list[str]) -> Vlm:
+    """Return a model with DeepStack features of two layers, with its processor (temporal patches of two frames)."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(corpus, frames=32)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -60,4 +59,4 @@ def qwen3(corpus: list[str]) -> tuple[Any, Any]:
         video_processor=Qwen3VLVideoProcessor(size=size, patch_size=14, do_sample_frames=False),
         chat_template=CHAT_TEMPLATE,
     )
-    return model, processor
+    return Vlm(model, processor)

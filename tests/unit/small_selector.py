@@ -7,10 +7,11 @@ import numpy as np
 import torch
 import yaml
 
+from small_answerer import save_vlm
 from viarl.items import Item
-from viarl.models.vlm import Encoder, with_features
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 from viarl.training.rl.prefix import Group, shared_log_probs
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
@@ -23,8 +24,8 @@ ITEMS = [Item(str(n), f"v{n}", f"Which of {n}?", ("x", "y"), "A", evidence=((0.0
 class RandomPrompts:
     """Prompts on random frames, features by the model's own tower."""
 
-    def __init__(self, model: Any, processor: Any, pixels: bool = False) -> None:
-        self.model, self.encoder, self.pixels = model, Encoder(model, processor), pixels
+    def __init__(self, vlm: Vlm, pixels: bool = False) -> None:
+        self.vlm, self.pixels = vlm, pixels
 
     def count(self, item: Item) -> int:
         return 6
@@ -33,26 +34,23 @@ class RandomPrompts:
         prompts = []
         for item in items:
             frames = np.random.default_rng(int(item.id)).integers(0, 255, (6, 28, 28, 3), dtype=np.uint8)
-            pixels, grid = self.encoder.pixels(frames)
-            prompts.append(self.encoder.prompt(selector_messages("short", item.question, 6, 2), pixels, grid))
-        return prompts if self.pixels else with_features(self.model, prompts)
+            pixels, grid = self.vlm.pixels(frames)
+            prompts.append(self.vlm.prompt(selector_messages("short", item.question, 6, 2), pixels, grid))
+        return prompts if self.pixels else self.vlm.with_features(prompts)
 
 
 def save_start(folder: Path) -> Path:
     """Write a model and its processor to a folder and return it."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(TEXTS, 10)
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer, Size(hidden=32, layers=2, mlp=64, vision_hidden=32))
+    vlm = build_vlm(build_tokenizer(TEXTS, 10), Size(hidden=32, layers=2, mlp=64, vision_hidden=32))
+    model = vlm.model
     # a few supervised steps, so that some completions earn something and others do not
-    prompts = RandomPrompts(model, processor).prompts(ITEMS[:4])
-    replies = [torch.tensor(tokenizer(REPLY.format(n % 6, n // 2))["input_ids"]) for n in range(12)]
+    prompts = RandomPrompts(vlm).prompts(ITEMS[:4])
+    replies = [torch.tensor(vlm.tokenizer(REPLY.format(n % 6, n // 2))["input_ids"]) for n in range(12)]
     groups = [Group(prompt, tuple(replies[3 * n : 3 * n + 3])) for n, prompt in enumerate(prompts)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(25):
         optimiser.zero_grad()
         (-shared_log_probs(model, groups, pad=0).log_probs.sum() / 100).backward()
         optimiser.step()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_vlm(vlm, folder)

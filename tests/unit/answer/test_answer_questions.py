@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from small_answerer import MemoryCache, item, model_and_processor
+from small_answerer import MemoryCache, item, save_vlm, small_vlm
 from viarl.answer.settings import AnswererSettings
 from viarl.items import Item, Video, write_records
 from viarl.selection.picks import GREEDY, Pick, write_picks
@@ -15,8 +15,7 @@ from viarl.stages.answer_questions import COLUMNS, Settings, main
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for part in model_and_processor():
-        part.save_pretrained(tmp_path / "answerer")
+    save_vlm(small_vlm(), tmp_path / "answerer")
     monkeypatch.setattr(answer_questions, "FrameCache", lambda manifests: MemoryCache({"v0": 8}))
     items = [item(0), Item("open", "v0", "what is shown?", (), ""), item(2, "v9")]
     write_records(tmp_path / "items.jsonl", items)

@@ -7,18 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from small_answerer import MemoryCache, item, model_and_processor, small_answerer
-from viarl.answer.answerer import Answerer, Request
+from small_answerer import MemoryCache, item, small_answerer, small_vlm
+from viarl.answer.answerer import Request
 from viarl.answer.asking import answerer_messages, extract_letter
-from viarl.models.vlm import (
-    Encoder,
-    closing_tokens,
-    completion_text,
-    generate,
-    suppressed_tokens,
-    video_features,
-    with_features,
-)
+from viarl.models.vlm import Vlm
 
 COUNTS = {"v0": 8, "v1": 5}
 
@@ -33,22 +25,14 @@ def requests() -> list[Request]:
 
 def plain(request: Request, temporal_patch: int) -> str:
     """Answer one request by itself, the frames through the processor as one video."""
-    model, processor = model_and_processor(temporal_patch)
-    encoder, cache = Encoder(model, processor), MemoryCache(COUNTS)
+    vlm, cache = small_vlm(temporal_patch), MemoryCache(COUNTS)
     own = request.item
     messages = answerer_messages("short", own.question, own.options, bool(request.frames))
     if request.frames:
-        prompt = encoder.prompt(messages, *encoder.pixels(cache.answerer_frames(own.video, sorted(request.frames))))
+        prompt = vlm.prompt(messages, *vlm.pixels(cache.answerer_frames(own.video, sorted(request.frames))))
     else:
-        prompt = encoder.prompt(messages)
-    completion = generate(
-        model,
-        with_features(model, [prompt]),
-        closing=closing_tokens(model, processor),
-        max_new_tokens=6,
-        suppress=suppressed_tokens(processor),
-    )
-    return completion_text(processor, completion[0], closing_tokens(model, processor))
+        prompt = vlm.prompt(messages)
+    return vlm.text(vlm.complete([prompt], max_new_tokens=6)[0])
 
 
 @pytest.mark.parametrize("temporal_patch", [1, 2])
@@ -63,20 +47,18 @@ def test_batched_replies_equal_plain_ones(temporal_patch: int) -> None:
 
 @pytest.mark.parametrize("temporal_patch", [1, 2])
 def test_frames_as_images_are_asked_as_the_library_would(temporal_patch: int) -> None:
-    model, processor = model_and_processor(temporal_patch)
+    vlm = small_vlm(temporal_patch)
     asked, cache = requests(), MemoryCache(COUNTS)
     replies = small_answerer(cache, 5, temporal_patch=temporal_patch, frames_as="images").answer(asked)
     for request, reply in zip(asked, replies, strict=True):
         own, frames = request.item, sorted(request.frames)
         messages = answerer_messages("short", own.question, own.options, bool(frames), len(frames))
-        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         pictures = [Image.fromarray(frame) for frame in cache.answerer_frames(own.video, frames)]
-        inputs = processor(text=[text], images=pictures or None, return_tensors="pt")
-        completion = model.generate(
-            **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=suppressed_tokens(processor)
-        )
+        inputs = vlm.processor(text=[text], images=pictures or None, return_tensors="pt")
+        completion = vlm.model.generate(**inputs, max_new_tokens=6, do_sample=False, suppress_tokens=vlm.suppressed)
         own_tokens = completion[0, inputs["input_ids"].shape[1] :]
-        assert reply.text == completion_text(processor, own_tokens, closing_tokens(model, processor))
+        assert reply.text == vlm.text(own_tokens)
     assert len({reply.text for reply in replies}) > 1
 
 
@@ -90,11 +72,12 @@ def test_passes_through_the_tower_are_bounded_within_a_video_too(
     expected = small_answerer(MemoryCache(COUNTS), **how).answer(asked)
     passes: list[int] = []
 
-    def counted(model: Any, videos: Any) -> Any:
+    def counted(vlm: Vlm, videos: Any) -> Any:
         passes.append(sum(len(pixels) for pixels, _ in videos))
-        return video_features(model, videos)
+        return real(vlm, videos)
 
-    monkeypatch.setattr("viarl.answer.answerer.video_features", counted)
+    real = Vlm.features
+    monkeypatch.setattr(Vlm, "features", counted)
     monkeypatch.setattr("viarl.answer.answerer.PATCHES_A_PASS", 20)  # a temporal patch has 8
     assert small_answerer(cache, **how).answer(asked) == expected
     assert max(passes) <= 20 < sum(passes)
@@ -129,11 +112,10 @@ def test_nothing_is_asked_or_decoded_twice() -> None:
 
 def test_features_leave_memory_beyond_the_bound() -> None:
     cache = MemoryCache(COUNTS)
-    model, processor = model_and_processor(1)
-    answerer = Answerer(model, processor, cache, "short", max_new_tokens=2, batch_size=4, keep_bytes=2 * 2 * 64 * 4)
+    answerer = small_answerer(cache, 4, max_new_tokens=2, keep_bytes=2 * 2 * 64 * 4)
     answerer.answer([Request(item(0), (0, 1, 2, 3))])
     assert list(answerer._held) == [("v0", (2,)), ("v0", (3,))]  # 2 tokens x 64 x 4 bytes each
-    assert answerer._held_bytes == 2 * 2 * 64 * 4
+    assert answerer._held.currsize == 2 * 2 * 64 * 4
 
 
 def test_frames_that_do_not_exist_are_refused() -> None:

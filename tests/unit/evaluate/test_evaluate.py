@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from small_answerer import MemoryCache, item, model_and_processor, small_answerer
+from small_answerer import MemoryCache, item, save_vlm, small_answerer, small_vlm
 from viarl.answer import base as answerer_base
 from viarl.answer.answerer import Reply
 from viarl.command import parse
@@ -275,9 +275,7 @@ def test_stage_scores_the_items_of_its_shard(tmp_path: Path, monkeypatch: pytest
 
 def run_evaluation(folder: Path, own: Any, benchmark: str, cycles: tuple[int, ...] = (0,), **evaluation: Any) -> None:
     """Run the stage on items, with an untrained answerer, into cycle<c>.parquet."""
-    model, processor = model_and_processor(1)
-    model.save_pretrained(folder / "answerer")
-    processor.save_pretrained(folder / "answerer")
+    save_vlm(small_vlm(), folder / "answerer")
     write_records(folder / "items.jsonl", own)
     write_scores(folder / "0.safetensors", dict(sources().scores))
     write_picks(folder / "picks.parquet", [*picks(GREEDY).values(), *picks(SAMPLED).values()])

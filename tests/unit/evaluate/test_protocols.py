@@ -199,8 +199,8 @@ def test_unknown_protocols_are_refused() -> None:
 
 
 def test_the_answerer_asks_in_the_protocols_way() -> None:
-    from small_answerer import MemoryCache, item, model_and_processor
-    from viarl.answer.answerer import Answerer, Request
+    from small_answerer import MemoryCache, item, small_answerer
+    from viarl.answer.answerer import Request
 
     class Heard:
         """The lmms-eval way, noting what is asked."""
@@ -219,10 +219,9 @@ def test_the_answerer_asks_in_the_protocols_way() -> None:
             return "D"
 
     heard = Heard()
-    model, processor = model_and_processor()
-    answerer = Answerer(model, processor, MemoryCache({"v0": 4}), "short", 4, 2, asking=heard)  # type: ignore[arg-type]
+    answerer = small_answerer(MemoryCache({"v0": 4}), 2, max_new_tokens=4, asking=heard)
     own = item(0)
-    own_way = Answerer(model, processor, MemoryCache({"v0": 4}), "short", 4, 2)  # type: ignore[arg-type]
+    own_way = small_answerer(MemoryCache({"v0": 4}), 2, max_new_tokens=4)
     request = Request(own, (3, 1))
     assert answerer.answer([request])[0].letter == "D"
     assert heard.texts == [

@@ -9,20 +9,12 @@ import torch
 from transformers import AutoConfig
 from transformers.video_utils import VideoMetadata
 
-from small_answerer import MemoryCache, item
+from small_answerer import MemoryCache, item, save_vlm
 from small_qwen3 import qwen3
 from viarl.answer.answerer import Answerer, Request
 from viarl.answer.asking import answerer_messages
-from viarl.models.vlm import (
-    Encoder,
-    closing_tokens,
-    forward_arguments,
-    generate,
-    load_model,
-    load_processor,
-    video_outputs,
-    with_features,
-)
+from viarl.models.encode import forward_arguments, video_outputs
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
 from viarl.training.rl.attention import enable
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
@@ -32,24 +24,22 @@ TEXTS = ["<think>find</think><index>[1, 2]</index> <0.2 seconds> <11.9 seconds>"
 
 
 @pytest.fixture(scope="module")
-def vlm():
-    model, processor = qwen3(TEXTS)
-    return model, processor, Encoder(model, processor)
+def vlm() -> Vlm:
+    return qwen3(TEXTS)
 
 
 def frames_of(count: int, seed: int = 0, width: int = 28) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (count, 28, width, 3), dtype=np.uint8)
 
 
-def make_prompt(encoder: Encoder, count: int, question: str = "Which card?"):
-    pixels, grid = encoder.pixels(frames_of(count, count))
-    return encoder.prompt(selector_messages("short", question, count, 2), pixels, grid)
+def make_prompt(vlm: Vlm, count: int, question: str = "Which card?"):
+    pixels, grid = vlm.pixels(frames_of(count, count))
+    return vlm.prompt(selector_messages("short", question, count, 2), pixels, grid)
 
 
 @pytest.mark.parametrize("count", [2, 6])
 def test_the_prompt_is_that_of_the_models_own_processor(vlm, count: int) -> None:
-    model, processor, encoder = vlm
-    prompt = make_prompt(encoder, count)
+    model, processor, prompt = vlm.model, vlm.processor, make_prompt(vlm, count)
     chat = selector_messages("short", "Which card?", count, 2)
     video = torch.from_numpy(frames_of(count, count).transpose(0, 3, 1, 2).copy())
     metadata = VideoMetadata(total_num_frames=count, fps=2.0, frames_indices=list(range(count)))
@@ -74,9 +64,8 @@ def test_the_prompt_is_that_of_the_models_own_processor(vlm, count: int) -> None
 
 
 def test_cached_features_give_the_plain_forward_and_deepstack_counts(vlm) -> None:
-    model, _, encoder = vlm
-    prompts = [make_prompt(encoder, 6), make_prompt(encoder, 9, "Which card is it, then?")]
-    featured = with_features(model, prompts)
+    model, prompts = vlm.model, [make_prompt(vlm, 6), make_prompt(vlm, 9, "Which card is it, then?")]
+    featured = vlm.with_features(prompts)
     assert featured[0].features.shape == (3, 3, 32)  # tokens, the usual features and those for two layers, D
     with torch.no_grad():
         for prompt, own in zip(prompts, featured, strict=True):
@@ -92,12 +81,10 @@ def test_cached_features_give_the_plain_forward_and_deepstack_counts(vlm) -> Non
 
 
 def test_greedy_equals_transformers_generate(vlm) -> None:
-    model, processor, encoder = vlm
-    closing = closing_tokens(model, processor)
-    prompts = [make_prompt(encoder, 6), make_prompt(encoder, 8, "Which card is it, then?")]
-    together = generate(model, with_features(model, prompts), closing=closing, max_new_tokens=10)
+    prompts = [make_prompt(vlm, 6), make_prompt(vlm, 8, "Which card is it, then?")]
+    together = vlm.complete(prompts, max_new_tokens=10)
     for prompt, batched in zip(prompts, together, strict=True):
-        reference = model.generate(
+        reference = vlm.model.generate(
             input_ids=prompt.input_ids[None],
             attention_mask=torch.ones_like(prompt.input_ids)[None],
             pixel_values_videos=prompt.pixels,
@@ -105,16 +92,18 @@ def test_greedy_equals_transformers_generate(vlm) -> None:
             mm_token_type_ids=prompt.token_types[None],
             max_new_tokens=10,
             do_sample=False,
+            suppress_tokens=vlm.suppressed,
         )[0, prompt.length :]
         assert torch.equal(batched, reference[: len(batched)])
 
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_the_shared_prefix_equals_the_plain_forward(vlm, pixels: bool) -> None:
-    model = qwen3(TEXTS)[0]
+    own = qwen3(TEXTS)
+    model = own.model
     enable(model)
-    prompts = [make_prompt(vlm[2], 6), make_prompt(vlm[2], 8, "Which card is it, then?")]
-    prompts = prompts if pixels else with_features(model, prompts)
+    prompts = [make_prompt(vlm, 6), make_prompt(vlm, 8, "Which card is it, then?")]
+    prompts = prompts if pixels else own.with_features(prompts)
     rng = np.random.default_rng(0)
     groups = [
         Group(prompt, tuple(torch.from_numpy(rng.integers(0, 250, length)) for length in lengths))
@@ -139,32 +128,26 @@ def test_the_shared_prefix_equals_the_plain_forward(vlm, pixels: bool) -> None:
 
 def test_the_answerer_caches_its_temporal_patches(vlm) -> None:
     """Replies from remembered patches equal those from the whole video; an odd number of frames, and one alone."""
-    model, processor, encoder = vlm
     cache = MemoryCache({"v0": 9})
-    answerer = Answerer(model, processor, cache, "short", max_new_tokens=6, batch_size=4)
+    answerer = Answerer(vlm, cache, "short", max_new_tokens=6, batch_size=4)
     for frames in ((1, 2, 5, 7), (2, 5, 8), (3,)):
         own = item(0)
         messages = answerer_messages("short", own.question, own.options, frames=True)
-        pixels, grid = encoder.pixels(cache.answerer_frames("v0", frames))
-        prompt = with_features(model, [encoder.prompt(messages, pixels, grid)])
-        expected = generate(model, prompt, closing=closing_tokens(model, processor), max_new_tokens=6)[0]
-        text = processor.tokenizer.decode(expected, skip_special_tokens=True)
+        pixels, grid = vlm.pixels(cache.answerer_frames("v0", frames))
+        expected = vlm.complete([vlm.prompt(messages, pixels, grid)], max_new_tokens=6)[0]
+        text = vlm.tokenizer.decode(expected, skip_special_tokens=True)
         assert answerer.answer([Request(own, frames)])[0].text == text
-    collator = Collator(
-        processor.tokenizer, [Example(item(0), (1, 2, 5), "star B")], AnswererPrompts(encoder, cache, "short", model)
-    )
+    prompts = AnswererPrompts(vlm, cache, "short", frozen=True)
+    collator = Collator(vlm.tokenizer, [Example(item(0), (1, 2, 5), "star B")], prompts)
     assert collator([{"row": 0}])["video_features"][0].dim() == 3
 
 
 def test_a_saved_one_loads_and_other_families_are_refused(vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor, _ = vlm
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded = load_model(tmp_path, device="cpu")
-    assert type(loaded) is type(model) and type(load_processor(tmp_path)) is type(processor)
-    assert all(torch.equal(own, loaded.state_dict()[name]) for name, own in model.state_dict().items())
+    loaded = Vlm.load(save_vlm(vlm, tmp_path), device="cpu")
+    assert type(loaded.model) is type(vlm.model) and type(loaded.processor) is type(vlm.processor)
+    assert all(torch.equal(own, loaded.model.state_dict()[name]) for name, own in vlm.model.state_dict().items())
     for kind in ("qwen3_vl_moe", "qwen2_vl"):
         config = AutoConfig.for_model(kind)
         monkeypatch.setattr("viarl.models.families.AutoConfig.from_pretrained", lambda *_, config=config, **__: config)
         with pytest.raises(ValueError, match=f"type '{kind}'.*fits qwen2_5_vl and qwen3_vl alone"):
-            load_model(tmp_path, device="cpu")
+            Vlm.load(tmp_path, device="cpu")

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from small_answerer import model_and_processor
+from small_answerer import save_vlm, small_vlm
 from viarl.config.check import check
 from viarl.config.runs import overlaid
 from viarl.identity import identity
@@ -20,23 +21,16 @@ from viarl.models import vlm
 from viarl.models.families import attention_for
 from viarl.models.files import INDEX, find, pinned, weight_files
 from viarl.models.save import restore_weights
-from viarl.models.vlm import load_model, load_processor
+from viarl.models.vlm import Vlm
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 
 
-def save(folder: Path, **options: Any) -> Path:
-    model, processor = model_and_processor()
-    model.save_pretrained(folder, **options)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
     """A checkpoint in several shards, as larger models are published."""
-    folder = save(tmp_path / "sharded", max_shard_size="100KB")
+    folder = save_vlm(small_vlm(), tmp_path / "sharded", max_shard_size="100KB")
     assert len(list(folder.glob("model-0*-of-*.safetensors"))) > 2 and (folder / INDEX).exists()
     assert not (folder / "model.safetensors").exists()
     return folder
@@ -47,8 +41,8 @@ def configured(role: str = "answerer", **values: Any) -> None:
 
 
 def test_shards_are_loaded_hashed_and_restored(sharded: Path) -> None:
-    expected = model_and_processor()[0].state_dict()
-    loaded = load_model(sharded, device="cpu")
+    expected = small_vlm().model.state_dict()
+    loaded = Vlm.load(sharded, device="cpu").model
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in expected.items())
     files = weight_files(sharded)
     assert len(files) == len(set(json.loads((sharded / INDEX).read_text())["weight_map"].values()))
@@ -68,9 +62,9 @@ def test_a_lacking_or_damaged_shard_is_named(sharded: Path) -> None:
     content = second.read_bytes()
     second.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf"folder {sharded} is damaged .*download or copy it again, or name another"):
-        load_model(sharded, device="cpu")
+        Vlm.load(sharded, device="cpu")
     second.unlink()
-    for look in (lambda: load_model(sharded, device="cpu"), lambda: configured(model=str(sharded))):
+    for look in (lambda: Vlm.load(sharded, device="cpu"), lambda: configured(model=str(sharded))):
         with pytest.raises(ValueError, match=second.name):
             look()
     (sharded / INDEX).write_text("[]")
@@ -82,11 +76,19 @@ def test_a_revision_is_part_of_the_name_and_reaches_the_hub(monkeypatch: pytest.
     assert pinned({"model": "a/b", "revision": None}) == pinned({"model": "a/b"}) == "a/b"
     name = pinned({"model": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "refs/pr/1"})
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(vlm.AutoProcessor, "from_pretrained", lambda name, **options: asked.append((name, options)))
+    small = small_vlm()
+
+    def answered(part: Any) -> Any:
+        return lambda name, **options: asked.append((name, options)) or part
+
+    monkeypatch.setattr(vlm.AutoProcessor, "from_pretrained", answered(small.processor))
+    monkeypatch.setattr(vlm, "model_class", lambda source: SimpleNamespace(from_pretrained=answered(small.model)))
     for model in (name, Path(name), "Qwen/Qwen2.5-VL-3B-Instruct"):
-        load_processor(model)
-    expected = ("Qwen/Qwen2.5-VL-3B-Instruct", {"revision": "refs/pr/1", "trust_remote_code": False})
-    assert asked[0] == asked[1] == expected and asked[2][1]["revision"] == "main"
+        Vlm.load(model, device="cpu")
+    expected = {"revision": "refs/pr/1", "trust_remote_code": False}
+    assert [asked_for for asked_for, _ in asked] == ["Qwen/Qwen2.5-VL-3B-Instruct"] * 6  # each the model, the processor
+    assert asked[1][1] == asked[3][1] == expected and expected.items() <= asked[0][1].items() == asked[2][1].items()
+    assert asked[4][1]["revision"] == asked[5][1]["revision"] == "main"
 
 
 def test_the_revision_chooses_among_the_hubs_commits(tmp_path: Path) -> None:
@@ -95,16 +97,16 @@ def test_the_revision_chooses_among_the_hubs_commits(tmp_path: Path) -> None:
     for commit, ref, value in (("a" * 40, "main", 1.0), ("b" * 40, "v1", 2.0)):
         (home / "refs").mkdir(parents=True, exist_ok=True)
         (home / "refs" / ref).write_text(commit)
-        model = model_and_processor()[0]
+        small = small_vlm()
+        model = small.model
         before = model.lm_head.weight.data.clone()
         model.lm_head.weight.data.fill_(value)
-        save(home / "snapshots" / commit)
+        save_vlm(small, home / "snapshots" / commit)
         model.lm_head.weight.data.copy_(before)
     script = (
-        "from viarl.models.vlm import load_model, load_processor\n"
+        "from viarl.models.vlm import Vlm\n"
         "for name in ('owner/name', 'owner/name@v1', 'owner/name@' + 'b' * 40):\n"
-        "    load_processor(name)\n"
-        "    print(float(load_model(name, device='cpu').lm_head.weight[0, 0]))\n"
+        "    print(float(Vlm.load(name, device='cpu').model.lm_head.weight[0, 0]))\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
@@ -128,18 +130,21 @@ def test_revisions_that_cannot_be_are_refused(values: dict[str, Any], message: s
 
 def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     """A folder whose files name classes of its own: they are left alone."""
-    folder = save(tmp_path / "model")
+    folder = save_vlm(small_vlm(), tmp_path / "model")
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         content = json.loads((folder / name).read_text())
         kinds = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoVideoProcessor", "AutoImageProcessor")
         content["auto_map"] = dict.fromkeys(kinds, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
         (folder / name).write_text(json.dumps(content))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
-    assert load_model(folder, device="cpu").config.model_type == "qwen2_5_vl"
-    assert type(load_processor(folder)).__name__ == "Qwen2_5_VLProcessor"
+    loaded = Vlm.load(folder, device="cpu")
+    assert loaded.model.config.model_type == "qwen2_5_vl"
+    assert type(loaded.processor).__name__ == "Qwen2_5_VLProcessor"
     assert not (tmp_path / "ran").exists()
     sources = [path for path in (REPOSITORY / "workflow").rglob("*.py") if "trust_remote_code" in path.read_text()]
-    assert [path.name for path in sources] == ["model_files.py"]  # where it is set to False
+    assert [path.relative_to(REPOSITORY).as_posix() for path in sources] == [
+        "workflow/viarl/models/files.py"
+    ]  # where it is set to False
 
 
 def test_attention_by_device_type_and_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +171,10 @@ def test_attention_by_device_type_and_package(monkeypatch: pytest.MonkeyPatch) -
 def test_a_demanded_flash_attention_is_refused_before_weights_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = save(tmp_path / "model")
+    folder = save_vlm(small_vlm(), tmp_path / "model")
     monkeypatch.setattr(vlm, "model_class", lambda source: pytest.fail("looked for a class"))
     with pytest.raises(ValueError, match="it needs a GPU, and the device is cpu"):
-        load_model(folder, "bfloat16", "flash_attention_2", "cpu")
+        Vlm.load(folder, "bfloat16", "flash_attention_2", "cpu")
     monkeypatch.setattr(model_settings.importlib.util, "find_spec", lambda name: None)
     demanded = {"model": "a/b", "attention": "flash_attention_2", "dtype": "bfloat16"}
     for device, changes, message in (

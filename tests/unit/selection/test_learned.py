@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from small_answerer import save_vlm
 from viarl.items import Item, read_items, write_records
-from viarl.memory import Recent
-from viarl.models import vlm
 from viarl.models.settings import ModelSettings
+from viarl.models.vlm import Vlm
 from viarl.selection import learned
 from viarl.selection.learned import SelectorPrompts, item_draws, select
 from viarl.selection.picks import GREEDY, SAMPLED, read_picks
 from viarl.stages import select_frames
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 
 TEXTS = ["Name 4 of 12 frames.", 'The question is "Which shape?"', "<think>a</think><index>[1, 2, 3, 4]</index>"]
 SMALL = Size(hidden=32, layers=1, heads=2, key_value_heads=1, mlp=32, vision_hidden=16)
@@ -44,23 +44,24 @@ class Frames:
 
 
 @pytest.fixture(scope="module")
-def selector() -> tuple[Any, Any]:
+def selector() -> Vlm:
     torch.manual_seed(0)
-    processor = build_processor(build_tokenizer(TEXTS * 3, 12))
-    return build_model(processor.tokenizer, SMALL).eval(), processor
+    vlm = build_vlm(build_tokenizer(TEXTS * 3, 12), SMALL)
+    vlm.model.eval()
+    return vlm
 
 
-def source(selector: tuple[Any, Any], cache: Any = None, **options: Any) -> SelectorPrompts:
-    return SelectorPrompts(*selector, cache or Frames(), "short", 4, **options)
+def source(selector: Vlm, cache: Any = None, **options: Any) -> SelectorPrompts:
+    return SelectorPrompts(selector, cache or Frames(), "short", 4, **options)
 
 
-def draw(selector: tuple[Any, Any], items: Sequence[Item], batch_size: int, **options: Any) -> dict[str, str]:
+def draw(selector: Vlm, items: Sequence[Item], batch_size: int, **options: Any) -> dict[str, str]:
     values = {"temperature": 1.0, "seed": 3, "max_new_tokens": 8} | options
-    picked = select(selector[0], source(selector), items, batch_size=batch_size, **values)
+    picked = select(source(selector), items, batch_size=batch_size, **values)
     return {one.item_id: one.text for one in picked}
 
 
-def test_a_draw_depends_on_the_item_and_the_seed_alone(selector: tuple[Any, Any]) -> None:
+def test_a_draw_depends_on_the_item_and_the_seed_alone(selector: Vlm) -> None:
     together = draw(selector, ITEMS, 9)
     assert draw(selector, ITEMS[::-1], 2) == together
     assert draw(selector, ITEMS[4:5], 1) == {"i4": together["i4"]}
@@ -70,19 +71,18 @@ def test_a_draw_depends_on_the_item_and_the_seed_alone(selector: tuple[Any, Any]
     assert len(set(together.values())) == len(ITEMS)
 
 
-def test_draws_are_uniform_and_begin_alike(selector: tuple[Any, Any]) -> None:
+def test_draws_are_uniform_and_begin_alike(selector: Vlm) -> None:
     draws = item_draws(1, "a", 20000)
     assert torch.equal(item_draws(1, "a", 7), draws[:7])
     assert abs(float(draws.mean()) - 0.5) < 0.01 and float(draws.min()) >= 0 and float(draws.max()) < 1
     assert not torch.equal(item_draws(1, "b", 7), draws[:7]) and not torch.equal(item_draws(2, "a", 7), draws[:7])
 
 
-def test_greedy_equals_the_models_own_generate(selector: tuple[Any, Any]) -> None:
-    model, processor = selector
-    one = select(model, source(selector), ITEMS[:1], temperature=0, seed=0, max_new_tokens=6, batch_size=1)[0]
-    pixels, grid = vlm.Encoder(model, processor).pixels(Frames().selector_frames("v0"))
+def test_greedy_equals_the_models_own_generate(selector: Vlm) -> None:
+    one = select(source(selector), ITEMS[:1], temperature=0, seed=0, max_new_tokens=6, batch_size=1)[0]
+    pixels, grid = selector.pixels(Frames().selector_frames("v0"))
     prompt = source(selector).prompts(ITEMS[:1])[0]
-    tokens = model.generate(
+    tokens = selector.model.generate(
         input_ids=prompt.input_ids[None],
         attention_mask=torch.ones_like(prompt.input_ids)[None],
         pixel_values_videos=pixels,
@@ -91,26 +91,27 @@ def test_greedy_equals_the_models_own_generate(selector: tuple[Any, Any]) -> Non
         mm_token_type_ids=prompt.token_types[None],
         max_new_tokens=6,
         do_sample=False,
-        suppress_tokens=vlm.suppressed_tokens(processor),
+        suppress_tokens=selector.suppressed,
     )[0, prompt.length :]
-    assert one.text == vlm.completion_text(processor, tokens, vlm.closing_tokens(model, processor))
+    assert one.text == selector.text(tokens)
 
 
-def test_prompts_say_the_true_number_of_frames(selector: tuple[Any, Any]) -> None:
-    text = selector[1].tokenizer.decode(source(selector).prompts([ITEMS[2]])[0].input_ids)
+def test_prompts_say_the_true_number_of_frames(selector: Vlm) -> None:
+    text = selector.tokenizer.decode(source(selector).prompts([ITEMS[2]])[0].input_ids)
     assert "Name 3 of 3 frames." in text and "A." not in text
-    picked = select(selector[0], source(selector), ITEMS[2:3], temperature=0, seed=0, max_new_tokens=2, batch_size=4)
+    picked = select(source(selector), ITEMS[2:3], temperature=0, seed=0, max_new_tokens=2, batch_size=4)
     assert picked[0].selection.indices == (0, 1, 2) and not picked[0].selection.index_valid
 
 
-def test_features_are_computed_once_a_video(selector: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_computed_once_a_video(selector: Vlm, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
 
-    def counted(model: Any, videos: Any) -> Any:
+    def counted(vlm: Vlm, videos: Any) -> Any:
         passes.append(len(videos))
-        return vlm.video_features(model, videos)
+        return real(vlm, videos)
 
-    monkeypatch.setattr(learned, "video_features", counted)
+    real = Vlm.features
+    monkeypatch.setattr(Vlm, "features", counted)
     cache = Frames()
     prompts = source(selector, cache)
     first = prompts.prompts(ITEMS)
@@ -123,7 +124,7 @@ def test_features_are_computed_once_a_video(selector: tuple[Any, Any], monkeypat
     assert all(torch.allclose(a.features, b.features, atol=1e-5) for a, b in zip(first, split, strict=True))  # type: ignore[arg-type]
 
 
-def test_features_on_disk_serve_the_same_tower_and_frames_only(selector: tuple[Any, Any], tmp_path: Path) -> None:
+def test_features_on_disk_serve_the_same_tower_and_frames_only(selector: Vlm, tmp_path: Path) -> None:
     first = source(selector, features_folder=tmp_path).prompts(ITEMS)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 5
@@ -140,34 +141,32 @@ def test_features_on_disk_serve_the_same_tower_and_frames_only(selector: tuple[A
     third = source(selector, Others(), features_folder=tmp_path).prompts(ITEMS)
     equal = [torch.equal(a.features, b.features) for a, b in zip(first, third, strict=True)]  # type: ignore[arg-type]
     assert equal == [item.video != "v1" for item in ITEMS]
-    other = build_model(selector[1].tokenizer, SMALL).eval()
-    source((other, selector[1]), features_folder=tmp_path).prompts(ITEMS)
+    source(build_vlm(selector.tokenizer, SMALL), features_folder=tmp_path).prompts(ITEMS)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_memory_is_bounded_and_forgets_the_longest_unused() -> None:
-    memory: Recent[str] = Recent(10)
-    memory.put("a", "x", 5)
-    memory.put("b", "y", 5)
-    assert memory.get("a") == "x"
-    memory.put("c", "z", 5)
-    assert (memory.get("a"), memory.get("b"), memory.get("c")) == ("x", None, "z")
-    memory.put("c", "large", 50)
-    assert len(memory) == 1 and memory.get("c") == "large"
-    memory.put("d", "w", 6)
-    assert len(memory) == 1 and memory.get("d") == "w"
+def test_memory_is_bounded_and_forgets_the_longest_unused(selector: Vlm) -> None:
+    cache = Frames()
+    own = source(selector).prompts(ITEMS[:1])[0]
+    assert own.features is not None
+    prompts = source(selector, cache, keep_bytes=2 * own.features.nbytes)
+    for video in ("v0", "v2", "v0", "v3", "v0", "v2"):  # v3 takes the place of v2
+        prompts.prompts([replace(ITEMS[0], video=video)])
+    assert cache.read == ["v0", "v2", "v3", "v2"]
+    larger = source(selector, cache, keep_bytes=own.features.nbytes - 1)  # than what there is room for
+    (first,), (again,) = larger.prompts(ITEMS[:1]), larger.prompts(ITEMS[:1])
+    assert torch.equal(first.features, again.features) and cache.read[4:] == ["v0", "v0"]  # type: ignore[arg-type]
 
 
-def test_a_bad_video_is_named(selector: tuple[Any, Any]) -> None:
+def test_a_bad_video_is_named(selector: Vlm) -> None:
     with pytest.raises(ValueError, match="item 'i0': no frames of video 'v9': it cannot be read"):
         source(selector).prompts([replace(ITEMS[0], video="v9")])
 
 
 @pytest.fixture
-def settings(selector: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> select_frames.Settings:
+def settings(selector: Vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> select_frames.Settings:
     """Of the stage, on four items and one whose video is bad."""
-    for part in selector:
-        part.save_pretrained(tmp_path / "model")
+    save_vlm(selector, tmp_path / "model")
     monkeypatch.setattr(select_frames, "FrameCache", Frames)
     write_records(tmp_path / "items.jsonl", [ITEMS[3], replace(ITEMS[0], id="bad", video="v9"), *ITEMS[:3]])
     return select_frames.Settings(
@@ -188,15 +187,15 @@ def test_a_stage_that_was_killed_goes_on(settings: select_frames.Settings, monke
     select_frames.main(settings)
     undisturbed = settings.output.read_bytes()
     settings.output.unlink()
-    real, calls = learned.generate, []
+    real, calls = Vlm.complete, []
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def complete(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 6:  # of eight
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(learned, "generate", generate)
+    monkeypatch.setattr(Vlm, "complete", complete)
     with pytest.raises(KeyboardInterrupt):
         select_frames.main(settings)
     assert not settings.output.exists()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from viarl.datasets.needle import TEMPORAL_TASKS, repeated_cards
-from viarl.models.vlm import Encoder, load_model, load_processor
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import parse_selection
 from viarl.stand_ins import selector
-from viarl.stand_ins.architecture import build_model, build_processor
+from viarl.stand_ins.architecture import build_vlm
 from viarl.stand_ins.corpus import stand_in_tokenizer
 from viarl.stand_ins.films import Films, film
 from viarl.stand_ins.lessons import Classroom, Lesson, all_lessons, draw_lessons, some_frames
@@ -47,11 +47,11 @@ def lessons(films: Films) -> list[Lesson]:
 @pytest.fixture(scope="module")
 def room(films: Films) -> Classroom:
     torch.manual_seed(0)
-    processor = build_processor(stand_in_tokenizer(CANDIDATES))
-    model = build_model(processor.tokenizer, selector.Size(hidden=64, layers=2, mlp=64, vision_hidden=32)).eval()
-    frames = selector.numbered_frames(films, 28, 13)
-    features = selector.frame_features(model, Encoder(model, processor), frames)
-    return Classroom(model, processor, features, "short", SELECTED)
+    size = selector.Size(hidden=64, layers=2, mlp=64, vision_hidden=32)
+    vlm = build_vlm(stand_in_tokenizer(CANDIDATES), size)
+    vlm.model.eval()
+    features = selector.frame_features(vlm, selector.numbered_frames(films, 28, 13))
+    return Classroom(vlm, features, "short", SELECTED)
 
 
 def test_evidence_shows_the_card_that_the_question_names(films: Films, lessons: list[Lesson]) -> None:
@@ -87,7 +87,7 @@ def test_some_frames_hold_the_evidence_and_no_half_of_the_context(lessons: list[
 
 @pytest.mark.parametrize("first", [0, 9, 27, 28, 31])
 def test_completions_are_valid_and_stay_in_range(room: Classroom, lessons: list[Lesson], first: int) -> None:
-    text = room.completion(lessons[0], first).removesuffix(room.processor.tokenizer.eos_token)
+    text = room.completion(lessons[0], first).removesuffix(room.vlm.tokenizer.eos_token)
     selection = parse_selection(text, CANDIDATES, SELECTED)
     assert selection.format_valid and selection.index_valid
     assert selection.indices[0] == min(first, CANDIDATES - SELECTED)
@@ -107,7 +107,7 @@ def test_the_loss_ignores_padding_and_reports_the_first_number(room: Classroom, 
     other, other_number = room.loss([room.prompt(long)], [long], [room.completion(long, 14)], 1.0)
     texts = [room.completion(short, 3), room.completion(long, 14)]
     both, both_number = room.loss([room.prompt(short), room.prompt(long)], [short, long], texts, 1.0)
-    counts = [len(room.processor.tokenizer(text)["input_ids"]) for text in texts]
+    counts = [len(room.vlm.tokenizer(text)["input_ids"]) for text in texts]
     expected = (alone * counts[0] + other * counts[1]) / sum(counts)
     assert both.item() == pytest.approx(expected.item(), rel=1e-4)
     assert both_number == pytest.approx((number + other_number) / 2, rel=1e-4)
@@ -115,19 +115,19 @@ def test_the_loss_ignores_padding_and_reports_the_first_number(room: Classroom, 
 
 
 def test_the_habit_changes_only_the_last_mlp_and_the_final_norm(room: Classroom, lessons: list[Lesson]) -> None:
-    before = {name: weight.clone() for name, weight in room.model.state_dict().items()}
+    before = {name: weight.clone() for name, weight in room.vlm.model.state_dict().items()}
     recipe = replace(selector.SelectorRecipe(), hide_steps=2, batch=4)
     selector.hide(room, lessons, recipe, seed=0)
-    changed = {name for name, weight in room.model.state_dict().items() if not torch.equal(weight, before[name])}
+    changed = {name for name, weight in room.vlm.model.state_dict().items() if not torch.equal(weight, before[name])}
     assert changed
     assert all(".layers.1.mlp." in name or name.endswith("language_model.norm.weight") for name in changed)
-    room.model.load_state_dict(before)
+    room.vlm.model.load_state_dict(before)
 
 
 def test_frames_of_several_tokens_are_refused_with_the_remedy(room: Classroom) -> None:
     frames = np.zeros((1, 2, 56, 56, 3), np.uint8)
     with pytest.raises(ValueError, match=r"gives 4 tokens.*selector_pixels to 28"):
-        selector.frame_features(room.model, Encoder(room.model, room.processor), frames)
+        selector.frame_features(room.vlm, frames)
 
 
 def test_the_curriculum_never_shows_more_frames_than_there_are() -> None:
@@ -139,8 +139,8 @@ def test_a_built_stand_in_loads_as_an_ordinary_checkpoint(tmp_path: Path) -> Non
     measured = selector.build(TOLD, tmp_path / "selector")
     assert {"grounded_recall", "greedy_valid", "sampled_recall"} <= set(measured)
     assert all(0 <= value <= 1 or math.isnan(value) for value in measured.values())
-    model = load_model(tmp_path / "selector", device="cpu")
-    assert not [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    assert load_processor(tmp_path / "selector").tokenizer.eos_token == "<|im_end|>"
+    vlm = Vlm.load(tmp_path / "selector", device="cpu")
+    assert not [name for name, weight in vlm.model.named_parameters() if not torch.isfinite(weight).all()]
+    assert vlm.tokenizer.eos_token == "<|im_end|>"
     card = (tmp_path / "selector" / "card.md").read_text()
     assert "re-elicits" in card and "habit that hides it" in card

@@ -10,11 +10,11 @@ import torch
 from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import COLOURS, SHAPES, TASKS, draw_question, generator
 from viarl.models.clip import load_clip
-from viarl.models.vlm import Encoder, closing_tokens, generate, load_model, load_processor
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import parse_selection, selector_messages
 from viarl.stages.build_stand_ins import Settings, main
 from viarl.stand_ins import answerer
-from viarl.stand_ins.architecture import build_model, build_processor
+from viarl.stand_ins.architecture import build_processor, build_vlm
 from viarl.stand_ins.corpus import NOT_SEEN, question_text, reply, stand_in_tokenizer, thought
 from viarl.stand_ins.films import NO_CARD, Films, film
 from viarl.stand_ins.replies import Examples, reply_loss
@@ -99,15 +99,13 @@ def test_films_show_each_card_in_two_candidate_frames(films: Films) -> None:
     assert white[films.cards == NO_CARD].max() < white[films.cards != NO_CARD].min()
 
 
-def _answerer(tokenizer):
+@pytest.fixture
+def examples(tokenizer, films: Films) -> Examples:
     torch.manual_seed(0)
-    model, processor = build_model(tokenizer, answerer.SIZE), build_processor(tokenizer)
-    return model, processor, Encoder(model, processor)
+    return Examples(build_vlm(tokenizer, answerer.SIZE), films, films.frames, "short")
 
 
-def test_examples_show_what_their_view_promises(tokenizer, films: Films) -> None:
-    model, _, encoder = _answerer(tokenizer)
-    examples = Examples(model, encoder, films, films.frames, "short")
+def test_examples_show_what_their_view_promises(examples: Examples, films: Films) -> None:
     rng = np.random.default_rng(0)
     for view, task in (("seen", None), ("unseen", None), ("both", "end"), ("both", "before")):
         for _ in range(20):
@@ -123,53 +121,48 @@ def test_examples_show_what_their_view_promises(tokenizer, films: Films) -> None
             assert example.options["ABCD".index(example.letter)] == card.shape
 
 
-def test_lessons_never_show_the_withheld_colour(tokenizer, films: Films) -> None:
-    model, _, encoder = _answerer(tokenizer)
-    examples = Examples(model, encoder, films, films.frames, "short")
+def test_lessons_never_show_the_withheld_colour(examples: Examples) -> None:
     rng, recipe = np.random.default_rng(0), answerer.AnswererRecipe(withheld="red")
     for _ in range(200):
         lesson = answerer._lesson(examples, recipe, 4, rng)
         assert not lesson.text.startswith("red") or NOT_SEEN in lesson.text
 
 
-def test_the_answerer_learns_a_few_replies_by_heart(tokenizer, films: Films) -> None:
-    model, processor, encoder = _answerer(tokenizer)
-    examples = Examples(model, encoder, films, films.frames, "short")
+def test_the_answerer_learns_a_few_replies_by_heart(examples: Examples) -> None:
     rng = np.random.default_rng(0)
     drawn = [examples.draw(rng, count) for count in (1, 2, 4, 4)]
     prompts = [examples.prompt(example) for example in drawn]
     texts = [example.text for example in drawn]
-    optimizer = torch.optim.AdamW(answerer.language_parameters(model), lr=3e-3)
+    optimizer = torch.optim.AdamW(answerer.language_parameters(examples.vlm.model), lr=3e-3)
     losses = []
     for _ in range(40):
-        loss = reply_loss(model, tokenizer, prompts, texts)
+        loss = reply_loss(examples.vlm, prompts, texts)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 < losses[0]
-    assert answerer.accuracy(model, processor, examples, drawn) == 1.0
+    assert answerer.accuracy(examples, drawn) == 1.0
 
 
-def test_the_reply_loss_ignores_padding_and_what_is_not_counted(tokenizer) -> None:
-    model, _, encoder = _answerer(tokenizer)
+def test_the_reply_loss_ignores_padding_and_what_is_not_counted(examples: Examples) -> None:
+    vlm = examples.vlm
     asked = question_text("red", "none", "")
-    prompt = encoder.prompt(answerer_messages("short", asked, ["star", "moon"], frames=False))
+    prompt = vlm.prompt(answerer_messages("short", asked, ["star", "moon"], frames=False))
     short, long = "red star A", "red star A moon B"
     with torch.no_grad():
-        one = reply_loss(model, tokenizer, [prompt], [short])
-        other = reply_loss(model, tokenizer, [prompt], [long])
-        both = reply_loss(model, tokenizer, [prompt] * 2, [short, long])
-        first = reply_loss(model, tokenizer, [prompt], [short], slice(0, 1))
-        rest = reply_loss(model, tokenizer, [prompt], [short], slice(1, None))
+        one = reply_loss(vlm, [prompt], [short])
+        other = reply_loss(vlm, [prompt], [long])
+        both = reply_loss(vlm, [prompt] * 2, [short, long])
+        first = reply_loss(vlm, [prompt], [short], slice(0, 1))
+        rest = reply_loss(vlm, [prompt], [short], slice(1, None))
     torch.testing.assert_close(both, (4 * one + 6 * other) / 10)
     torch.testing.assert_close(one, (first + 3 * rest) / 4)
 
 
-def test_probes_teach_the_vision_tower(tokenizer, films: Films, capsys: pytest.CaptureFixture[str]) -> None:
-    model, _, encoder = _answerer(tokenizer)
+def test_probes_teach_the_vision_tower(examples: Examples, films: Films, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = answerer.AnswererRecipe(vision_steps=20, vision_batch=32)
-    answerer.train_vision(model, encoder, films, films.frames, recipe, seed=0)
+    answerer.train_vision(examples.vlm, films, films.frames, recipe, seed=0)
     assert float(capsys.readouterr().err.strip().rsplit("loss ", 1)[1]) < 3.0  # 2 ln 7 = 3.9 at the start
 
 
@@ -179,11 +172,10 @@ def _settings(role: str, folder: Path, effort: float = 0.01) -> Settings:
 
 def test_the_stage_builds_an_answerer_that_loads_as_an_ordinary_checkpoint(tmp_path: Path) -> None:
     main(_settings("answerer", tmp_path))
-    model, processor = load_model(tmp_path, device="cpu"), load_processor(tmp_path)
-    assert processor.tokenizer.get_vocab() == stand_in_tokenizer(CANDIDATES).get_vocab()
-    encoder = Encoder(model, processor)
-    prompt = encoder.prompt(answerer_messages("short", "Which shape?", ["star", "moon"], frames=False))
-    assert 1 <= len(generate(model, [prompt], closing=closing_tokens(model, processor), max_new_tokens=8)[0]) <= 8
+    vlm = Vlm.load(tmp_path, device="cpu")
+    assert vlm.tokenizer.get_vocab() == stand_in_tokenizer(CANDIDATES).get_vocab()
+    prompt = vlm.prompt(answerer_messages("short", "Which shape?", ["star", "moon"], frames=False))
+    assert 1 <= len(vlm.complete([prompt], max_new_tokens=8)[0]) <= 8
     assert "Not taught" in (tmp_path / "card.md").read_text()
 
 

@@ -21,7 +21,7 @@ from viarl.lock import LockError
 from viarl.models.adapters import lora_config
 from viarl.models.save import restore_weights, save_model
 from viarl.models.settings import Lora
-from viarl.models.vlm import load_model, load_processor
+from viarl.models.vlm import Vlm
 from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
 from viarl.training.checkpoints import Checkpoints, ExactResume
 
@@ -96,9 +96,9 @@ def test_a_saved_model_is_an_ordinary_whole_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_text("of an earlier run")
     save_model(model, processor, tmp_path / "model")
-    loaded = load_model(tmp_path / "model", device="cpu")
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
-    assert load_processor(tmp_path / "model").tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    loaded = Vlm.load(tmp_path / "model", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.model.parameters(), strict=True))
+    assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     other = build_model(processor.tokenizer, SMALL)
     restore_weights(other, tmp_path / "model")
@@ -176,7 +176,7 @@ def test_what_merged_adapters_lose_is_measured_and_said(
             torch.nn.init.normal_(layer.lora_B["default"].weight, std=size)
             changes[name.removeprefix("base_model.model.")] = layer.get_delta_weight("default").detach()
     lost = save_model(model, processor, tmp_path / "model", dtype)["merge/lost"]
-    after = load_model(tmp_path / "model", dtype, device="cpu").state_dict()
+    after = Vlm.load(tmp_path / "model", dtype, device="cpu").model.state_dict()
     kept = {name: after[f"{name}.weight"].float() - before[f"{name}.weight"].float() for name in changes}
     flat, wanted = (torch.cat([one[name].flatten() for name in changes]) for one in (kept, changes))
     assert lost == pytest.approx(float((flat - wanted).norm() / wanted.norm()) if size else 0, rel=1e-3)

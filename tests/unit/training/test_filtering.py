@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from small_answerer import MemoryCache, item, model_and_processor, small_answerer
+from small_answerer import MemoryCache, item, save_vlm, small_answerer, small_vlm
 from viarl.answer.answerer import Reply, Request
 from viarl.answer.rotation import letter_before, rotated
 from viarl.answer.settings import AnswererSettings
@@ -151,9 +151,7 @@ def test_real_answerer_gives_the_same_verdicts_twice() -> None:
 
 def test_stage_writes_the_kept_items_and_the_data_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filter_guessable, "FrameCache", lambda manifests: CACHE)
-    model, processor = model_and_processor(1)
-    model.save_pretrained(tmp_path / "answerer")
-    processor.save_pretrained(tmp_path / "answerer")
+    save_vlm(small_vlm(), tmp_path / "answerer")
     items = [item(number, f"v{number % 2}", answer="ABCD"[number % 4], source="needle") for number in range(6)]
     write_records(tmp_path / "items.jsonl", [*items, item(9, "v2")])
     write_scores(tmp_path / "0.safetensors", {own.id: SCORES.astype(np.float32) for own in items})

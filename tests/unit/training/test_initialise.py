@@ -19,7 +19,7 @@ from small_selector import ITEMS, save_start
 from viarl.items import Item, write_records
 from viarl.models.save import save_model
 from viarl.models.settings import Lora
-from viarl.models.vlm import load_model, load_processor
+from viarl.models.vlm import Vlm
 from viarl.selection.learned import load_selector, select
 from viarl.selection.prompt import parse_selection
 from viarl.selection.similarities import write_scores
@@ -90,7 +90,7 @@ def test_a_reply_is_in_the_selectors_format_and_names_the_keywords() -> None:
 
 
 def test_what_cannot_be_learned_from_is_named_with_its_reason(tmp_path: Path) -> None:
-    tokenizer = load_processor(save_start(tmp_path)).tokenizer
+    tokenizer = Vlm.load(save_start(tmp_path), device="cpu").tokenizer
     items = [
         *ITEMS,
         replace(ITEMS[0], id="a", video="gone"),
@@ -155,8 +155,8 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], part: st
 
 def greedy(settings: Settings, folder: Path) -> dict[str, tuple[int, ...]]:
     """Return what the selector in a folder picks, as the stage select_frames asks it."""
-    model, prompts = load_selector(folder, settings.selector, Frames(), settings.selected, "cpu")
-    picked = select(model, prompts, ITEMS, temperature=0, seed=0, max_new_tokens=60, batch_size=8)
+    prompts = load_selector(folder, settings.selector, Frames(), settings.selected, "cpu")
+    picked = select(prompts, ITEMS, temperature=0, seed=0, max_new_tokens=60, batch_size=8)
     return {one.item_id: one.selection.indices for one in picked if one.selection.index_valid}
 
 
@@ -234,9 +234,9 @@ def test_two_processes_tune_what_one_does(settings: Settings, sharding: str) -> 
 
 
 def test_a_batch_is_the_prompt_that_the_selector_is_asked_with(settings: Settings) -> None:
-    _, prompts = load_selector(settings.selector_model, settings.selector, Frames(), 2, "cpu")
+    prompts = load_selector(settings.selector_model, settings.selector, Frames(), 2, "cpu")
     usable = [Example(own, (0, 1), reply_text(own.question, (0, 1))) for own in ITEMS[:2]]
-    tokenizer = prompts.processor.tokenizer
+    tokenizer = prompts.vlm.tokenizer
     collator = Collator(tokenizer, usable, lambda some: prompts.prompts([one.item for one in some]))
     batch = collator([{"row": 1}, {"row": 0}])
     for row, own in enumerate(ITEMS[1::-1]):
@@ -256,10 +256,10 @@ def test_nothing_to_learn_from_and_a_loss_that_is_no_number(settings: Settings, 
         initialise_selector.main(replace(settings, selector=replace(settings.selector, max_new_tokens=3)))
     with pytest.raises(ValueError, match=r"selector\.start\.batch_size 4 is no multiple"):
         initialise_selector.main(started(settings, micro_batch_size=3))
-    broken = load_model(settings.selector_model, device="cpu")
+    broken = Vlm.load(settings.selector_model, device="cpu")
     with torch.no_grad():
-        broken.lm_head.weight.fill_(float("nan"))
-    save_model(broken, load_processor(settings.selector_model), tmp_path / "broken")
+        broken.model.lm_head.weight.fill_(float("nan"))
+    save_model(broken.model, broken.processor, tmp_path / "broken")
     with pytest.raises(
         ValueError, match=r"loss of step 1 is nan: lower selector\.start\.learning_rate .*selector\.dtype"
     ):

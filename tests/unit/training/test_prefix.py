@@ -7,9 +7,8 @@ import pytest
 import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
-from viarl.models.vlm import Encoder, with_features
 from viarl.selection.prompt import selector_messages
-from viarl.stand_ins.architecture import Size, build_model, build_processor, build_tokenizer
+from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 from viarl.training.rl.attention import NAME, enable
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
@@ -23,37 +22,40 @@ def exact_norm(self, hidden_states):
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(vlm):
+    return vlm.model
+
+
+@pytest.fixture(scope="module")
+def vlm():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, "forward", exact_norm)
-        yield _model()
+        yield _vlm()
 
 
-def _model():
+def _vlm():
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(TEXTS * 3, 32)
-    built = build_model(tokenizer, Size(hidden=32, layers=2, mlp=64, vision_hidden=32)).double()
-    built.processor = build_processor(tokenizer)
-    enable(built)
+    built = build_vlm(build_tokenizer(TEXTS * 3, 32), Size(hidden=32, layers=2, mlp=64, vision_hidden=32))
+    enable(built.model.double())
     return built
 
 
 @pytest.fixture(scope="module")
-def pixel_groups(model):
+def pixel_groups(vlm):
     """Two prompts of different length, with completions of 1 to 9 tokens; prompts hold pixels."""
-    encoder, rng = Encoder(model, model.processor), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     groups = []
     for frames, question, lengths in ((5, "Which?", (4, 9, 1)), (9, "Which shape is it, then?", (7, 2))):
-        pixels, grid = encoder.pixels(rng.integers(0, 255, (frames, 28, 56, 3), dtype=np.uint8))
-        prompt = encoder.prompt(selector_messages("short", question, frames, 2), pixels.double(), grid)
+        pixels, grid = vlm.pixels(rng.integers(0, 255, (frames, 28, 56, 3), dtype=np.uint8))
+        prompt = vlm.prompt(selector_messages("short", question, frames, 2), pixels.double(), grid)
         completions = tuple(torch.from_numpy(rng.integers(0, 250, length)) for length in lengths)
         groups.append(Group(prompt, completions))
     return groups
 
 
 @pytest.fixture(scope="module")
-def groups(model, pixel_groups):
-    prompts = with_features(model, [group.prompt for group in pixel_groups])
+def groups(vlm, pixel_groups):
+    prompts = vlm.with_features([group.prompt for group in pixel_groups])
     return [replace(group, prompt=prompt) for group, prompt in zip(pixel_groups, prompts, strict=True)]
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from processes import in_processes
-from small_answerer import MemoryCache, item, model_and_processor
+from small_answerer import MemoryCache, item, save_vlm, small_vlm
 from small_selector import ITEMS, WEIGHTS, save_start
 from viarl.answer import answerer
 from viarl.answer.answerer import Answerer
@@ -122,8 +122,7 @@ def weights_before(job: Job) -> set[bytes]:
 def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("selector")
     save_start(folder / "selector")
-    for part in model_and_processor():
-        part.save_pretrained(folder / "answerer")
+    save_vlm(small_vlm(), folder / "answerer")
     write_records(folder / "items.jsonl", ITEMS)
     training = Training(
         algorithm="reinforce++", steps=STEPS, prompts_per_step=4, group_size=3, learning_rate=1e-2, warmup_steps=1
@@ -149,8 +148,7 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def answerer_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("answerer")
-    for part in model_and_processor():
-        part.save_pretrained(folder / "answerer")
+    save_vlm(small_vlm(), folder / "answerer")
     write_records(folder / "items.jsonl", QUESTIONS)
     write_picks(folder / "picks.parquet", [Pick(q.id, q.video, GREEDY, "", True, "", (0, 2), 5) for q in QUESTIONS])
     tuning = Tuning(steps=STEPS, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01, save_every=2)

@@ -12,7 +12,13 @@ from viarl.training.rl.reward import Outcome, total, weighted
 from viarl.training.rl.scoring import score_completions
 from viarl.training.rl.settings import SelectorTask, Training
 
-TASK = SelectorTask(Training("reinforce++", 1, 1, 2, 1e-4), 2, 20, (8, 12), WEIGHTS)
+TASK = SelectorTask(
+    Training(algorithm="reinforce++", steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-4),
+    2,
+    20,
+    (8, 12),
+    WEIGHTS,
+)
 GOOD = "<think>blue</think><index>[3, 1]</index>"
 ITEM = Item("q", "v", "Which?", ("x", "y"), "B")
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from small_answerer import MemoryCache, item, model_and_processor
+from small_answerer import MemoryCache, item, save_vlm, small_answerer, small_vlm
 from viarl.answer.answerer import Answerer, Request, _with_features
 from viarl.items import write_records
+from viarl.models.encode import Prompt, forward_arguments
 from viarl.models.settings import Lora
-from viarl.models.vlm import Encoder, Prompt, forward_arguments, load_model
+from viarl.models.vlm import Vlm
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import tune_answerer
 from viarl.stages.tune_answerer import Settings
@@ -33,8 +34,7 @@ ITEMS = [item(number, f"v{number % 2}", "ABCD"[number % 4]) for number in range(
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for part in model_and_processor():
-        part.save_pretrained(tmp_path / "base")
+    save_vlm(small_vlm(), tmp_path / "base")
     monkeypatch.setattr(tune_answerer, "FrameCache", lambda manifests: MemoryCache(COUNTS))
     write_records(tmp_path / "items.jsonl", [*ITEMS, item(8, "v9"), item(9, "v0", "")])
     picks = [Pick(own.id, own.video, GREEDY, "", True, "", (0, 2, 3), 5) for own in ITEMS]
@@ -182,12 +182,11 @@ def test_a_vision_tower_without_steps_gives_the_frozen_loss(settings: Settings) 
 @pytest.mark.parametrize("frames_as", ["video", "images"])
 def test_labels_get_the_probabilities_that_generation_gives_them(frames_as: str) -> None:
     """Token by token after a shared prefill, as `generate` decodes; other positions would give other numbers."""
-    model, processor = model_and_processor()
-    cache, encoder = MemoryCache(COUNTS), Encoder(model, processor)
+    vlm, cache = small_vlm(), MemoryCache(COUNTS)
+    model = vlm.model
     examples = [Example(own, (0, 2, 3), f"{own.options[number % 4]} B") for number, own in enumerate(ITEMS)]
-    collator = Collator(
-        processor.tokenizer, examples, AnswererPrompts(encoder, cache, "short", model, frames_as=frames_as)
-    )
+    prompts = AnswererPrompts(vlm, cache, "short", frozen=True, frames_as=frames_as)
+    collator = Collator(vlm.tokenizer, examples, prompts)
     batch = collator([{"row": row} for row in range(len(examples))])
     kind = frames_as.removesuffix("s")
     features = BaseModelOutputWithPooling(pooler_output=batch.pop(f"{kind}_features"))
@@ -195,9 +194,9 @@ def test_labels_get_the_probabilities_that_generation_gives_them(frames_as: str)
     with torch.no_grad():
         logits = model(**batch, mm_encoder_outputs={kind: features}).logits.log_softmax(-1)
         for row, example in enumerate(examples):
-            prompt = answerer_prompt(encoder, cache, example, frames_as)
+            prompt = answerer_prompt(cache, example, frames_as)
             target = labels[row][labels[row] != IGNORED]
-            assert processor.tokenizer.decode(target) == f"{example.target}<|im_end|>"
+            assert vlm.tokenizer.decode(target) == f"{example.target}<|im_end|>"
             held = DynamicCache(config=model.config.get_text_config())
             step = model(**forward_arguments([prompt], model.device, 0), past_key_values=held, use_cache=True)
             for place, token in enumerate(target):
@@ -207,10 +206,9 @@ def test_labels_get_the_probabilities_that_generation_gives_them(frames_as: str)
                 step = model(token[None, None], position_ids=position, past_key_values=held, use_cache=True)
 
 
-def answerer_prompt(encoder: Encoder, cache: MemoryCache, example: Example, frames_as: str) -> Prompt:
+def answerer_prompt(cache: MemoryCache, example: Example, frames_as: str) -> Prompt:
     """The prompt of an answerer that is asked, with features."""
-    model, processor = model_and_processor()
-    answerer = Answerer(model, processor, cache, "short", 4, 8, frames_as=frames_as)
+    answerer = small_answerer(cache, frames_as=frames_as)
     request = Request(example.item, example.frames)
     patches = [answerer._patches([group])[group] for group in answerer._groups(request)]
     return _with_features(answerer._prompt(request, patches, {}), patches)
@@ -250,10 +248,10 @@ def test_a_saved_answerer_loads_and_replies(settings: Settings) -> None:
         ),
         "a",
     )
-    model = load_model(settings.output.parents[2] / "a" / "answerer", device="cpu")
+    vlm = Vlm.load(settings.output.parents[2] / "a" / "answerer", device="cpu")
     saved = load_file(settings.output.parents[2] / "a" / "answerer" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
-    replies = Answerer(model, model_and_processor()[1], MemoryCache(COUNTS), "short", 4, 8)
+    replies = Answerer(vlm, MemoryCache(COUNTS), "short", 4, 8)
     assert replies.answer([Request(ITEMS[0], (0, 1))])[0].text
 
 

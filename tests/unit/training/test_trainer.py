@@ -8,13 +8,14 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from small_answerer import save_vlm
 from small_qwen3 import qwen3
 from small_selector import CONFIG, ITEMS, TEXTS, WEIGHTS, RandomPrompts, save_start
 from viarl.answer.answerer import Reply
 from viarl.config.check import check
 from viarl.models.save import save_model
 from viarl.models.settings import Lora
-from viarl.models.vlm import load_model, load_processor
+from viarl.models.vlm import Vlm
 from viarl.report.curves import panels
 from viarl.tracking.monitor import Monitor
 from viarl.tracking.record import Tracking, read_record
@@ -52,9 +53,9 @@ def start(tmp_path_factory):
 
 
 def make(start, folder, task=TASK, callbacks=(), pixels=False):
-    model, processor = load_model(start, device="cpu"), load_processor(start)
-    source = RandomPrompts(model, processor, pixels)
-    return SelectorTrainer(model, processor, ITEMS, source, Oracle(), task, folder, callbacks, lambda item, frames: 0.5)
+    vlm = Vlm.load(start, device="cpu")
+    source = RandomPrompts(vlm, pixels)
+    return SelectorTrainer(vlm, ITEMS, source, Oracle(), task, folder, callbacks, lambda item, frames: 0.5)
 
 
 def weights(trainer):
@@ -164,8 +165,8 @@ def test_adapters_learn_while_the_model_stays(start, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert all(torch.equal(after[name], weight) for name, weight in weights(again).items())
     save_model(trainer.model, trainer.processing_class, tmp_path / "merged")
-    merged = load_model(tmp_path / "merged", device="cpu").state_dict()
-    assert merged.keys() == load_model(start, device="cpu").state_dict().keys()
+    merged, whole = (Vlm.load(folder, device="cpu").model.state_dict() for folder in (tmp_path / "merged", start))
+    assert merged.keys() == whole.keys()
 
 
 def test_the_vision_tower_trains_when_asked(start, tmp_path):
@@ -208,10 +209,8 @@ def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
     task = replace(
         TASK, dtype="bfloat16", lora=Lora(enabled=lora, rank=4, alpha=8), training=replace(TRAINING, learning_rate=1e-5)
     )
-    model = load_model(start, task.lora.weights_dtype("bfloat16"), device="cpu")
-    processor = load_processor(start)
-    source = RandomPrompts(model, processor)
-    trainer = SelectorTrainer(model, processor, ITEMS, source, Oracle(), task, tmp_path / "work")
+    vlm = Vlm.load(start, task.lora.weights_dtype("bfloat16"), device="cpu")
+    trainer = SelectorTrainer(vlm, ITEMS, RandomPrompts(vlm), Oracle(), task, tmp_path / "work")
     before = weights(trainer)
     trainer.train()
     changed = [name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)]
@@ -220,8 +219,8 @@ def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
         torch.bfloat16 if lora else torch.float32
     }
     assert len(steps(trainer)) == 3 and all(entry["grad_norm"] > 0 for entry in steps(trainer))
-    save_model(trainer.model, processor, tmp_path / "saved", "bfloat16")
-    assert load_model(tmp_path / "saved", "bfloat16", device="cpu").dtype == torch.bfloat16
+    save_model(trainer.model, vlm.processor, tmp_path / "saved", "bfloat16")
+    assert Vlm.load(tmp_path / "saved", "bfloat16", device="cpu").model.dtype == torch.bfloat16
 
 
 def test_adapters_of_the_vision_tower_train_too(start, tmp_path):
@@ -238,8 +237,7 @@ def test_adapters_of_the_vision_tower_train_too(start, tmp_path):
 
 def test_qwen3_vl_trains(tmp_path):
     """The other family: timed prompts, DeepStack features, adapters and the tower."""
-    for part in qwen3(TEXTS):
-        part.save_pretrained(tmp_path / "start")
+    save_vlm(qwen3(TEXTS), tmp_path / "start")
     for vision, lora in ((False, False), (True, False), (True, True)):
         training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=vision, gradient_checkpointing=True)
         # untrained, its completions differ in nothing but whether they end
@@ -272,7 +270,7 @@ def test_a_dropped_video_stops_training(start, tmp_path):
         trainer.train()
     trainer = make(start, tmp_path)
     bare = [{"role": "user", "content": [{"type": "text", "text": "Which?"}]}]
-    trainer.prompts.prompts = lambda items: [trainer.prompts.encoder.prompt(bare) for _ in items]
+    trainer.prompts.prompts = lambda items: [trainer.vlm.prompt(bare) for _ in items]
     with pytest.raises(ValueError, match="no video"):
         trainer.train()
 

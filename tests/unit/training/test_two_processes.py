@@ -22,7 +22,7 @@ from small_answerer import MemoryCache
 from small_selector import ITEMS
 from viarl.items import write_records
 from viarl.models.settings import Lora
-from viarl.models.vlm import load_model
+from viarl.models.vlm import Vlm
 from viarl.stages import train_selector, tune_answerer
 
 # One and two processes take the same micro-batches. The answerer's gradients are then the same sums, its weights
@@ -144,7 +144,7 @@ def test_an_untied_head_is_trained_in_shards_as_whole(make: Make, tmp_path: Path
     )
     start = tmp_path / "untied"
     shutil.copytree(one.settings.answerer_model, start)
-    model = load_model(start, device="cpu")
+    model = Vlm.load(start, device="cpu").model
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 0.01)
     model.save_pretrained(start)

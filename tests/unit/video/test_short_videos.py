@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hard_videos as hard
-from small_answerer import model_and_processor
+from small_answerer import save_vlm, small_vlm
 from small_selector import WEIGHTS
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings
@@ -70,8 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_records(root / "items.jsonl", ITEMS)
     write_scores(root / "0.safetensors", similarities(Clip(), FrameCache([root / "0.json"]), ITEMS, 8))
-    for part in model_and_processor():
-        part.save_pretrained(root / "model")
+    save_vlm(small_vlm(), root / "model")
     return root
 
 
@@ -82,8 +81,8 @@ def cache(folder: Path) -> FrameCache:
 
 def test_prompt_numbers_and_fallback(folder: Path, cache: FrameCache) -> None:
     """The prompt names the true range, frames carry 0 to n - 1, and an invalid list falls back inside it."""
-    _, prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
-    decode = prompts.processor.tokenizer.decode
+    prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
+    decode = prompts.vlm.tokenizer.decode
     for item in ITEMS[::2]:
         count, wanted = COUNTS[item.video], min(K, COUNTS[item.video])
         assert prompts.count(item) == PixelPrompts(prompts).count(item) == cache.count(item.video) == count
@@ -167,11 +166,11 @@ def test_reward_filter_and_labels(folder: Path, cache: FrameCache) -> None:
 
 def test_reinforcement_on_a_mixture(folder: Path, cache: FrameCache, tmp_path: Path) -> None:
     """Groups of long and short videos in one batch."""
-    model, prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
+    prompts = load_selector(folder / "model", ASK, cache, K, "cpu")
     training = Training(algorithm="reinforce++", steps=2, prompts_per_step=3, group_size=2, learning_rate=1e-4)
     task = SelectorTask(training, K, 6, (1, 5), WEIGHTS)
     answerer = load_answerer(folder / "model", ASK, cache, "cpu")
-    trainer = SelectorTrainer(model, prompts.processor, ITEMS, prompts, answerer, task, tmp_path, (), RecallOf(cache))
+    trainer = SelectorTrainer(prompts.vlm, ITEMS, prompts, answerer, task, tmp_path, (), RecallOf(cache))
     trainer.train()
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(log) == 2 and all(0 <= entry["evidence_recall"] <= 1 for entry in log)

@@ -5,26 +5,18 @@ answered before is not asked again, a frame is decoded and passed through the vi
 hold it, and prompts of like length share a batch.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from cachetools import LRUCache
 
 from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer, Key, Reply, Request
+from viarl.models.encode import Prompt
 from viarl.models.reply_cache import ReplyCache
-from viarl.models.vlm import (
-    PATCHES_A_PASS,
-    Encoder,
-    Prompt,
-    closing_tokens,
-    completion_text,
-    generate,
-    suppressed_tokens,
-    video_features,
-)
+from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
 
 if TYPE_CHECKING:
@@ -53,15 +45,14 @@ class Answerer(BaseAnswerer):
     only the last bits of float sums vary with the batch. The weights must not change during the life of this object.
 
     Args:
-        model, processor: of the answerer.
+        vlm: the answerer.
         cache, template, max_new_tokens, batch_size, asking, frames_as, replies: see `BaseAnswerer`.
         keep_bytes: memory for vision features; the longest unused leave first.
     """
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        vlm: Vlm,
         cache: "FrameCache",
         template: str,
         max_new_tokens: int,
@@ -72,13 +63,10 @@ class Answerer(BaseAnswerer):
         replies: ReplyCache | None = None,
     ) -> None:
         super().__init__(cache, template, max_new_tokens, batch_size, frames_as, replies, asking)
-        self.model, self.processor = model, processor
-        self.encoder = Encoder(model, processor)
-        self._group = int(processor.video_processor.temporal_patch_size)
-        self._merge = int(processor.video_processor.merge_size)
-        self._suppress, self._closing = suppressed_tokens(processor), closing_tokens(model, processor)
-        self._held: OrderedDict[Group, _Patch] = OrderedDict()
-        self._held_bytes, self._keep_bytes = 0, keep_bytes
+        self.vlm = vlm
+        self._group = int(vlm.processor.video_processor.temporal_patch_size)
+        self._merge = int(vlm.processor.video_processor.merge_size)
+        self._held: LRUCache[Group, _Patch] = LRUCache(keep_bytes, lambda patch: patch.features.nbytes)
 
     @property
     def window(self) -> int:
@@ -103,16 +91,11 @@ class Answerer(BaseAnswerer):
         order = sorted(requests, key=lambda key: prompts[key].length)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            completions = generate(
-                self.model,
-                # features are joined here, so that overlapping requests do not multiply them in a whole window
-                [_with_features(prompts[key], [patches[group] for group in groups[key]]) for key in batch],
-                closing=self._closing,
-                max_new_tokens=self.max_new_tokens,
-                suppress=self._suppress,
-            )
+            # features are joined here, so that overlapping requests do not multiply them in a whole window
+            joined = [_with_features(prompts[key], [patches[group] for group in groups[key]]) for key in batch]
+            completions = self.vlm.complete(joined, max_new_tokens=self.max_new_tokens)
             for key, completion in zip(batch, completions, strict=True):
-                self._keep(key, requests[key], completion_text(self.processor, completion, self._closing), progress)
+                self._keep(key, requests[key], self.vlm.text(completion), progress)
 
     def _prompt(self, request: Request, patches: Sequence[_Patch], encoded: dict[Any, Prompt]) -> Prompt:
         """Return the request's prompt without vision features; frames of one size share it, through `encoded`."""
@@ -122,7 +105,7 @@ class Answerer(BaseAnswerer):
         if key not in encoded:
             shape = [(1, *size[1:])] * size[0] if size and self.as_images else size
             grid = None if shape is None else torch.tensor(shape)
-            encoded[key] = self.encoder.prompt(messages, grid=grid)
+            encoded[key] = self.vlm.prompt(messages, grid=grid)
         return encoded[key]
 
     def _groups(self, request: Request) -> list[Group]:
@@ -145,9 +128,8 @@ class Answerer(BaseAnswerer):
         found: dict[Group, _Patch] = {}
         missing: dict[str, list[tuple[int, ...]]] = {}
         for group in groups:
-            if group in self._held:
-                self._held.move_to_end(group)
-                found[group] = self._held[group]
+            if held := self._held.get(group):
+                found[group] = held
             else:
                 missing.setdefault(group[0], []).append(group[1])
         waiting: list[tuple[list[Group], torch.Tensor, torch.Tensor]] = []
@@ -155,7 +137,7 @@ class Answerer(BaseAnswerer):
         for video, own in missing.items():
             wanted = sorted({index for frames in own for index in frames})
             decoded = dict(zip(wanted, self.cache.answerer_frames(video, wanted), strict=True))
-            pixels, grid = self.encoder.pixels([decoded[index] for frames in own for index in frames], self.as_images)
+            pixels, grid = self.vlm.pixels([decoded[index] for frames in own for index in frames], self.as_images)
             _, height, width = grid.tolist()
             most = max(1, PATCHES_A_PASS // (height * width))  # a long video may take several passes
             for start in range(0, len(own), most):
@@ -172,16 +154,14 @@ class Answerer(BaseAnswerer):
         if not waiting:
             return {}
         computed: dict[Group, _Patch] = {}
-        features = video_features(self.model, [(pixels, grid) for _, pixels, grid in waiting])
+        features = self.vlm.features([(pixels, grid) for _, pixels, grid in waiting])
         for (groups, _, grid), video in zip(waiting, features, strict=True):
             _, height, width = grid.tolist()
             for group, own in zip(groups, video.split(height * width // self._merge**2), strict=True):
                 # cloned: a slice would keep the features of the whole pass alive
-                computed[group] = self._held[group] = _Patch(own.clone(), height, width)
-                self._held_bytes += own.nbytes
-        while self._held_bytes > self._keep_bytes and self._held:
-            _, gone = self._held.popitem(last=False)
-            self._held_bytes -= gone.features.nbytes
+                computed[group] = _Patch(own.clone(), height, width)
+                if own.nbytes <= self._held.maxsize:
+                    self._held[group] = computed[group]
         return computed
 
 

@@ -12,7 +12,7 @@ from viarl.files import sha256_file
 from viarl.identity import fingerprint
 from viarl.models.files import weight_files
 from viarl.models.reply_cache import ReplyCache
-from viarl.models.vlm import load_model, load_processor, resolve_device
+from viarl.models.vlm import Vlm, resolve_device
 from viarl.progress import say
 
 if TYPE_CHECKING:
@@ -37,26 +37,25 @@ def load_answerer(
         replies: folder that keeps replies for other stages and later starts; None keeps none.
         asking: a benchmark's way to ask, in place of the settings' prompt.
 
-    Errors: as `load_model`, and as `served_name`.
+    Errors: as `Vlm.load`, and as `served_name`.
     """
     if settings.backend == "endpoint":
         name = served_name(settings.endpoint.model, model)
         say(f"the answerer is {name} at {settings.endpoint.url}")
-        # only {weights} tells one model of that name from another, so else the address belongs to it
+        # only {weights} tells one model of that name from another; without it the address belongs to the name
         address = "" if "{weights}" in settings.endpoint.model else settings.endpoint.url
         kept = _replies(replies, settings, {"name": name, "address": address})
         return EndpointAnswerer(settings.endpoint, name, cache, settings.prompt, settings.max_new_tokens, kept, asking)
-    loaded = load_model(model, settings.dtype, settings.attention, device)
+    vlm = Vlm.load(model, settings.dtype, settings.attention, device)
     known: dict[str, Any] = {}
     if replies is not None:
-        revision = str(getattr(loaded.config, "_commit_hash", None))
+        revision = str(getattr(vlm.model.config, "_commit_hash", None))
         weights = [sha256_file(path) for path in weight_files(model)] or [str(model), revision]
         # the last bits of sums, and with them now and then a reply, differ between precisions and kinds of device
         how = {"dtype": settings.dtype, "attention": settings.attention, "device": resolve_device(device).type}
         known = {"weights": weights, **how}
     return Answerer(
-        loaded,
-        load_processor(model),
+        vlm,
         cache,
         settings.prompt,
         settings.max_new_tokens,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from viarl.models.vlm import Vlm
 from viarl.processes import layout, rank
 
 
@@ -14,16 +15,17 @@ def sharded() -> bool:
     return bool(layout())
 
 
-def own_tower(model: Any) -> Any:
-    """Return a model to compute vision features with while `model`, whose tower is frozen, is trained.
+def own_tower(vlm: Vlm) -> Vlm:
+    """Return what computes vision features while a model, whose tower is frozen, is trained.
 
-    Where the training shards `model`, its tower cannot be used by one process alone: then this is a copy of all but the
-    language model. To be called before the trainer takes the model.
+    Where the training shards the model, its tower cannot be used by one process on its own: then this holds a copy of
+    all but the language model. To be called before the trainer takes the model.
     """
     if not sharded():
-        return model
-    left_out = (model.model.language_model, model.lm_head)
-    return copy.deepcopy(model, {id(module): None for module in left_out}).requires_grad_(False)
+        return vlm
+    left_out = (vlm.model.model.language_model, vlm.model.lm_head)
+    copied = copy.deepcopy(vlm.model, {id(module): None for module in left_out}).requires_grad_(False)
+    return Vlm(copied, vlm.processor)
 
 
 def trained_model(trainer: Any) -> Any:

@@ -13,27 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from viarl.files import atomic_path, sha256_json
 from viarl.items import Item
-from viarl.memory import Recent
+from viarl.models.encode import Prompt
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.settings import ModelSettings
 from viarl.models.shards import own_tower
-from viarl.models.vlm import (
-    PATCHES_A_PASS,
-    Encoder,
-    Prompt,
-    closing_tokens,
-    completion_text,
-    generate,
-    load_model,
-    load_processor,
-    suppressed_tokens,
-    video_features,
-)
+from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
 from viarl.selection.prompt import Selection, parse_selection, selector_messages
 
@@ -63,30 +53,27 @@ class SelectorPrompts:
     """Selector prompts with vision features that are computed once a video.
 
     Args:
-        model: the selector; its vision tower must not change during the life of this object.
-        processor: its processor.
+        vlm: the selector; its vision tower must not change during the life of this object.
         cache: candidate frames; numbers are drawn on them as the cache was told to.
         template: name of the prompt text (viarl.selection.prompt.SELECTOR_SYSTEM).
         selected: K, the frames the prompt asks for.
         features_folder: keeps features on disk as well, one file a video in a folder named after the tower's weights.
-        keep_bytes: memory for features; the longest unused leave first.
+        keep_bytes: memory for features; the longest unused leave first, and what exceeds it by itself is not kept.
     """
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        vlm: Vlm,
         cache: "FrameCache",
         template: str,
         selected: int,
         features_folder: Path | None = None,
         keep_bytes: int = 2 << 30,
     ) -> None:
-        self.model, self.processor, self.cache = model, processor, cache
-        self.template, self.selected = template, selected
-        self.encoder = Encoder(model, processor)
-        self._folder = None if features_folder is None else features_folder / tower_fingerprint(model)[:16]
-        self._held: Recent[_Video] = Recent(keep_bytes)
+        self.vlm, self.cache, self.template, self.selected = vlm, cache, template, selected
+        self._tower = own_tower(vlm)
+        self._folder = None if features_folder is None else features_folder / tower_fingerprint(vlm.model)[:16]
+        self._held: LRUCache[str, _Video] = LRUCache(keep_bytes, lambda video: video.features.nbytes)
 
     def count(self, item: Item) -> int:
         """Return the number of candidate frames the item's video really has."""
@@ -99,12 +86,13 @@ class SelectorPrompts:
                 reason = self.cache.bad.get(item.video, "it is not in the frame cache")
                 raise ValueError(f"item {item.id!r}: no frames of video {item.video!r}: {reason}")
         videos = self._videos(list(dict.fromkeys(item.video for item in items)))
-        prompts = []
-        for item in items:
-            video = videos[item.video]
-            messages = selector_messages(self.template, item.question, self.count(item), self.selected)
-            prompts.append(self.encoder.prompt(messages, grid=video.grid, features=video.features))
-        return prompts
+        seen = (videos[item.video] for item in items)
+        return [self.prompt(item, grid=own.grid, features=own.features) for item, own in zip(items, seen, strict=True)]
+
+    def prompt(self, item: Item, **vision: torch.Tensor) -> Prompt:
+        """Return an item's prompt with its grid, and features or pixels."""
+        messages = selector_messages(self.template, item.question, self.count(item), self.selected)
+        return self.vlm.prompt(messages, **vision)
 
     def _videos(self, names: list[str]) -> dict[str, _Video]:
         found: dict[str, _Video] = {}
@@ -117,10 +105,9 @@ class SelectorPrompts:
             frames = self.cache.selector_frames(name)
             key = _frames_key(frames) if self._folder else ""
             if stored := self._load(name, key):
-                found[name] = stored
-                self._held.put(name, stored, stored.features.nbytes)
+                found[name] = self._keep(name, stored)
                 continue
-            pixels, grid = self.encoder.pixels(frames)
+            pixels, grid = self.vlm.pixels(frames)
             if missing and waiting + len(pixels) > PATCHES_A_PASS:
                 found |= self._compute(missing)
                 missing, waiting = {}, 0
@@ -131,14 +118,18 @@ class SelectorPrompts:
     def _compute(self, missing: dict[str, tuple[torch.Tensor, torch.Tensor, str]]) -> dict[str, _Video]:
         if not missing:
             return {}
-        features = video_features(self.model, [(pixels, grid) for pixels, grid, _ in missing.values()])
+        features = self._tower.features([(pixels, grid) for pixels, grid, _ in missing.values()])
         computed: dict[str, _Video] = {}
         for (name, (_, grid, key)), own in zip(missing.items(), features, strict=True):
             # cloned: a slice would keep the features of the whole pass alive
-            computed[name] = _Video(own.clone(), grid)
+            computed[name] = self._keep(name, _Video(own.clone(), grid))
             self._store(name, computed[name], key)
-            self._held.put(name, computed[name], own.nbytes)
         return computed
+
+    def _keep(self, name: str, video: _Video) -> _Video:
+        if video.features.nbytes <= self._held.maxsize:
+            self._held[name] = video
+        return video
 
     def _load(self, name: str, key: str) -> _Video | None:
         if self._folder is None:
@@ -165,11 +156,10 @@ def load_selector(
     selected: int,
     device: str = "auto",
     features_folder: Path | None = None,
-) -> tuple[Any, SelectorPrompts]:
-    """Load a selector (see `load_model`) and its prompts."""
-    model = load_model(source, settings.dtype, settings.attention, device)
-    processor, tower = load_processor(source), own_tower(model)
-    return model, SelectorPrompts(tower, processor, cache, settings.prompt, selected, features_folder)
+) -> SelectorPrompts:
+    """Load a selector (see `Vlm.load`) with its prompts."""
+    vlm = Vlm.load(source, settings.dtype, settings.attention, device)
+    return SelectorPrompts(vlm, cache, settings.prompt, selected, features_folder)
 
 
 def tower_fingerprint(model: Any) -> str:
@@ -195,8 +185,7 @@ def item_draws(seed: int, item_id: str, count: int) -> torch.Tensor:
 
 
 def select(
-    model: Any,
-    prompts_source: SelectorPrompts,
+    source: SelectorPrompts,
     items: Sequence[Item],
     *,
     temperature: float,
@@ -206,40 +195,32 @@ def select(
     progress: Progress | None = None,
     kept: ReplyCache | None = None,
 ) -> list[Picked]:
-    """Let the selector pick frames for each item; `temperature` 0 is greedy, else one sample an item.
+    """Let the selector pick frames for each item; `temperature` 0 is greedy, otherwise one sample an item.
 
     An item's draw depends on `seed` and its id, not on the batch or the other items. Batches that are in `kept` are
     not completed again.
 
     Errors: ValueError for an item without frames (see `SelectorPrompts.prompts`).
     """
-    processor = prompts_source.processor
-    closing = closing_tokens(model, processor)
-
-    def complete(batch: Sequence[Item]) -> list[tuple[str, int]]:
-        draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch]) if temperature > 0 else None
-        completions = generate(
-            model,
-            prompts_source.prompts(batch),
-            closing=closing,
-            max_new_tokens=max_new_tokens,
-            suppress=suppressed_tokens(processor),
-            temperature=temperature,
-            draws=draws,
-        )
-        return [(completion_text(processor, completion, closing), len(completion)) for completion in completions]
-
     picked = []
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
         # whole batches, for the last bits of sums, and so now and then a text, depend on what stands beside them
         key = sha256_json([temperature, [item.id for item in batch]])
         known = None if kept is None else kept.get(key)
-        completed = complete(batch) if known is None else json.loads(known)
-        if kept is not None and known is None:
-            kept.put(key, json.dumps(completed))
-        for item, (text, tokens) in zip(batch, completed, strict=True):
-            selection = parse_selection(text, prompts_source.count(item), prompts_source.selected)
+        if known is None:
+            draws = [item_draws(seed, item.id, max_new_tokens) for item in batch] if temperature > 0 else None
+            completions = source.vlm.complete(
+                source.prompts(batch),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                draws=None if draws is None else torch.stack(draws),
+            )
+            known = json.dumps([(source.vlm.text(completion), len(completion)) for completion in completions])
+            if kept is not None:
+                kept.put(key, known)
+        for item, (text, tokens) in zip(batch, json.loads(known), strict=True):
+            selection = parse_selection(text, source.count(item), source.selected)
             picked.append(Picked(item.id, text, selection, tokens))
         if progress:
             progress.advance(len(batch))

@@ -101,8 +101,8 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     scores = read_scores(settings.scores)
     labels = Labels(start.labels, cache, scores, settings.selected, start.noise, settings.seed)
     how = replace(selector, dtype=selector.lora.weights_dtype(selector.dtype))
-    model, prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
-    tokenizer = prompts.processor.tokenizer
+    prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
+    vlm, tokenizer = prompts.vlm, prompts.vlm.tokenizer
     items = read_items(settings.items)
     usable, reasons = examples(items, labels, tokenizer, selector.max_new_tokens)
     if reasons:
@@ -125,8 +125,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             run_.set_tag("resumed_from", resumed.name)
         device, dtype, stop = resolve_device(settings.device), selector.dtype, CheckpointCallback(checkpoints)
         trainer = SupervisedTrainer(
-            model,
-            prompts.processor,
+            vlm,
             Collator(tokenizer, usable, lambda some: prompts.prompts([example.item for example in some])),
             start,
             selector.lora,
@@ -135,7 +134,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         )
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        run_.log_metrics(checkpoints.finish(trainer, prompts.processor, settings.output.parent, dtype))
+        run_.log_metrics(checkpoints.finish(trainer, vlm.processor, settings.output.parent, dtype))
 
 
 if __name__ == "__main__":

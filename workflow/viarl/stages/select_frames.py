@@ -96,13 +96,12 @@ def pick(settings: Settings, items: list[Item], cache: FrameCache, kept: ReplyCa
     # the questions of a video stand together, so that its features are in memory
     usable = sorted((item for item in items if item.video in cache), key=lambda item: item.video)
     if usable:
-        model, prompts = load_selector(
+        prompts = load_selector(
             settings.selector_model, settings.selector, cache, settings.selected, settings.device, settings.features
         )
         progress = Progress("picks", len(decodes) * len(usable))
         for decode, temperature in decodes.items():
             picked = select(
-                model,
                 prompts,
                 usable,
                 temperature=temperature,

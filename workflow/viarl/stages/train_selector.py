@@ -112,7 +112,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
     usable = trainable(items := read_items(settings.items), cache)
     how = replace(settings.selector, dtype=settings.selector.lora.weights_dtype(settings.selector.dtype))
     start = settings.selector_model
-    model, prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
+    prompts = load_selector(start, how, cache, settings.selected, settings.device, settings.features)
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     task = SelectorTask(
         training=settings.training,
@@ -133,8 +133,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         stop = CheckpointCallback(checkpoints)
         answerer.stopped = lambda: stop.signalled
         trainer = SelectorTrainer(
-            model,
-            prompts.processor,
+            prompts.vlm,
             usable,
             PixelPrompts(prompts) if settings.training.train_vision else prompts,
             answerer,
@@ -147,7 +146,7 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         run_.log_metrics(answerer.counts() if settings.replies else {})
         run_.log_metrics(
-            checkpoints.finish(trainer, prompts.processor, settings.output.parent, settings.selector.dtype)
+            checkpoints.finish(trainer, prompts.vlm.processor, settings.output.parent, settings.selector.dtype)
         )
 
 

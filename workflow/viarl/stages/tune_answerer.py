@@ -10,8 +10,7 @@ from viarl.faults import left_out
 from viarl.identity import identity
 from viarl.items import Item, read_items
 from viarl.models.files import weight_files
-from viarl.models.shards import own_tower
-from viarl.models.vlm import Encoder, load_model, load_processor, resolve_device
+from viarl.models.vlm import Vlm, resolve_device
 from viarl.processes import processes
 from viarl.progress import say
 from viarl.sections import counted
@@ -89,8 +88,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests)
     usable = tunable(items := read_items(settings.items), read_picks(settings.selected), settings.selected)
-    model = load_model(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
-    processor = load_processor(start)
+    vlm = Vlm.load(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
     params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
     data: dict[str, Files] = {
         "items": settings.items,
@@ -104,20 +102,18 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         replies = [""] * len(usable)
         if tuning.target == "restated_text_letter":  # its own words are part of the target
             how = (answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
-            asked = Answerer(model, processor, cache, *how, frames_as=answerer.frames_as)
+            asked = Answerer(vlm, cache, *how, frames_as=answerer.frames_as)
             replies = replies_before(asked, usable, checkpoints)
         examples = [
             Example(item, frames, target_text(tuning.target, item, reply))
             for (item, frames), reply in zip(usable, replies, strict=True)
         ]
-        frozen = None if tuning.train_vision else own_tower(model)
-        encoder = Encoder(model, processor)
-        prompts = AnswererPrompts(encoder, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
+        frozen = not tuning.train_vision
+        prompts = AnswererPrompts(vlm, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
         stop = CheckpointCallback(checkpoints)
         trainer = SupervisedTrainer(
-            model,
-            processor,
-            Collator(processor.tokenizer, examples, prompts),
+            vlm,
+            Collator(vlm.tokenizer, examples, prompts),
             tuning,
             answerer.lora,
             arguments(
@@ -131,7 +127,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         )
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        run_.log_metrics(checkpoints.finish(trainer, processor, settings.output.parent, answerer.dtype))
+        run_.log_metrics(checkpoints.finish(trainer, vlm.processor, settings.output.parent, answerer.dtype))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from viarl.datasets.needle import COLOURS, OPTIONS, SHAPES, generator
 from viarl.files import write_text
 from viarl.items import LETTERS
 from viarl.models.save import save_model
-from viarl.models.vlm import Encoder, closing_tokens, generate
+from viarl.models.vlm import Vlm
 from viarl.progress import Progress
-from viarl.stand_ins.architecture import Size, build_model, build_processor
+from viarl.stand_ins.architecture import Size, build_vlm
 from viarl.stand_ins.corpus import question_text, stand_in_tokenizer
 from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
 from viarl.stand_ins.replies import Example, Examples, reply_loss
@@ -111,9 +111,7 @@ def shifted(frames: np.ndarray, pixels: int, rng: np.random.Generator) -> np.nda
     return np.stack([frame[y : y + height, x : x + width] for frame, (y, x) in zip(padded, corners, strict=True)])
 
 
-def train_vision(
-    model: Any, encoder: Encoder, films: Films, frames: np.ndarray, recipe: AnswererRecipe, seed: int
-) -> None:
+def train_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: AnswererRecipe, seed: int) -> None:
     """Teach the tower to put a card's colour and shape into every token of its frame; the probes are thrown away."""
     rng = generator(seed, "answerer vision")
     colours = np.full(films.cards.shape, len(COLOURS))
@@ -124,7 +122,7 @@ def train_vision(
             colours[video, evidence] = COLOURS.index(card.colour)
             shapes[video, evidence] = SHAPES.index(card.shape)
     shown, empty = np.argwhere(films.cards != NO_CARD), np.argwhere(films.cards == NO_CARD)
-    kinds = len(COLOURS) + 1
+    model, kinds = vlm.model, len(COLOURS) + 1
     probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + len(SHAPES) + 1)
 
     def losses() -> Iterator[torch.Tensor]:
@@ -132,7 +130,7 @@ def train_vision(
         for _ in range(recipe.vision_steps):
             rows = np.concatenate([rng.choice(shown, recipe.vision_batch - blanks), rng.choice(empty, blanks)])
             video, frame = rows.T
-            pixels, grid = encoder.pixels(shifted(frames[video, frame], recipe.shift, rng))
+            pixels, grid = vlm.pixels(shifted(frames[video, frame], recipe.shift, rng))
             features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
             scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
             scores = scores.transpose(1, 2)
@@ -163,7 +161,7 @@ def language_parameters(model: Any) -> list[torch.nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if "visual" not in name]
 
 
-def train_letters(model: Any, encoder: Encoder, template: str, recipe: AnswererRecipe, seed: int) -> None:
+def train_letters(vlm: Vlm, template: str, recipe: AnswererRecipe, seed: int) -> None:
     """Teach the language model to name the options' letters, in any order: "blue star B moon A cross D circle C"."""
     rng = generator(seed, "answerer letters")
     letters = LETTERS[:OPTIONS]
@@ -175,18 +173,16 @@ def train_letters(model: Any, encoder: Encoder, template: str, recipe: AnswererR
                 colour = str(rng.choice(COLOURS))
                 choices = [str(shape) for shape in rng.permutation(SHAPES)[:OPTIONS]]
                 asked = question_text(colour, "none", "")
-                prompts.append(encoder.prompt(answerer_messages(template, asked, choices, frames=False)))
+                prompts.append(vlm.prompt(answerer_messages(template, asked, choices, frames=False)))
                 named = [f"{choices[place]} {letters[place]}" for place in rng.permutation(OPTIONS)]
                 replies.append(" ".join([colour, *named]))
             # every second token: the colour and the letters; which option comes next cannot be known
-            yield reply_loss(model, encoder.tokenizer, prompts, replies, slice(None, None, 2))
+            yield reply_loss(vlm, prompts, replies, slice(None, None, 2))
 
-    _optimise(losses(), language_parameters(model), recipe.rate, recipe.letter_steps, "answerer letter steps")
+    _optimise(losses(), language_parameters(vlm.model), recipe.rate, recipe.letter_steps, "answerer letter steps")
 
 
-def train_replies(
-    model: Any, tokenizer: Any, examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
-) -> None:
+def train_replies(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int) -> None:
     """Teach the language model to reply, on the frozen tower's features."""
     rng = generator(seed, "answerer questions")
 
@@ -194,32 +190,23 @@ def train_replies(
         for _ in range(recipe.steps):
             batch = [_lesson(examples, recipe, selected, rng) for _ in range(recipe.batch)]
             prompts = [examples.prompt(example) for example in batch]
-            yield reply_loss(model, tokenizer, prompts, [example.text for example in batch])
+            yield reply_loss(examples.vlm, prompts, [example.text for example in batch])
 
-    _optimise(losses(), language_parameters(model), recipe.rate, recipe.steps, "answerer reply steps")
+    _optimise(losses(), language_parameters(examples.vlm.model), recipe.rate, recipe.steps, "answerer reply steps")
 
 
-def accuracy(model: Any, processor: Any, examples: Examples, drawn: Sequence[Example]) -> float:
+def accuracy(examples: Examples, drawn: Sequence[Example]) -> float:
     """Return the share of examples whose greedy reply names the right letter."""
     right = 0
     for start in range(0, len(drawn), 64):
         batch = drawn[start : start + 64]
-        completions = generate(
-            model,
-            [examples.prompt(example) for example in batch],
-            closing=closing_tokens(model, processor),
-            max_new_tokens=8,
-            suppress=[processor.video_token_id, processor.image_token_id],
-        )
+        completions = examples.vlm.complete([examples.prompt(example) for example in batch], max_new_tokens=8)
         for example, completion in zip(batch, completions, strict=True):
-            text = processor.tokenizer.decode(completion, skip_special_tokens=True)
-            right += extract_letter(text, example.options) == example.letter
+            right += extract_letter(examples.vlm.text(completion), example.options) == example.letter
     return right / len(drawn)
 
 
-def measure(
-    model: Any, processor: Any, examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
-) -> dict[str, float]:
+def measure(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int) -> dict[str, float]:
     """Return accuracies on held-out films, with the data set's share of temporal questions."""
     found = {}
     views = {
@@ -231,10 +218,10 @@ def measure(
     for name, (count, view, task) in views.items():
         rng = generator(seed, f"answerer {name}")
         drawn = [examples.draw(rng, count, view, task, recipe.temporal) for _ in range(recipe.questions)]
-        found[name] = accuracy(model, processor, examples, drawn)
+        found[name] = accuracy(examples, drawn)
         if name == "oracle":
             withheld = [example for example in drawn if examples.colour(example) == recipe.withheld]
-            found["withheld"] = accuracy(model, processor, examples, withheld) if withheld else 0.0
+            found["withheld"] = accuracy(examples, withheld) if withheld else 0.0
     return found
 
 
@@ -257,21 +244,19 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     recipe = scaled_recipe(settings)
     seed, selected = settings.seed, settings.selected
     torch.manual_seed(seed)
-    tokenizer = stand_in_tokenizer(settings.candidates)
-    model, processor = build_model(tokenizer, SIZE), build_processor(tokenizer)
-    encoder = Encoder(model, processor)
+    vlm = build_vlm(stand_in_tokenizer(settings.candidates), SIZE)
     films = film(seed, recipe.videos, settings.candidates)
     frames = resized(films, settings.answerer_pixels)
-    train_vision(model, encoder, films, frames, recipe, seed)
-    examples = Examples(model, encoder, films, frames, settings.answerer_prompt)
-    train_letters(model, encoder, settings.answerer_prompt, recipe, seed)
-    train_replies(model, tokenizer, examples, recipe, selected, seed)
-    model.eval()
+    train_vision(vlm, films, frames, recipe, seed)
+    examples = Examples(vlm, films, frames, settings.answerer_prompt)
+    train_letters(vlm, settings.answerer_prompt, recipe, seed)
+    train_replies(examples, recipe, selected, seed)
+    vlm.model.eval()
     held_out = film(seed, recipe.held_out, settings.candidates, HELD_OUT_STREAM)
-    unseen = Examples(model, encoder, held_out, resized(held_out, settings.answerer_pixels), settings.answerer_prompt)
-    measured = measure(model, processor, unseen, recipe, selected, seed)
+    unseen = Examples(vlm, held_out, resized(held_out, settings.answerer_pixels), settings.answerer_prompt)
+    measured = measure(unseen, recipe, selected, seed)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
-    save_model(model, processor, folder)
+    save_model(vlm.model, vlm.processor, folder)
     return measured
 
 

@@ -18,7 +18,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from viarl.models.vlm import TEXT_INSIDE_VIDEO
+from viarl.models.encode import TEXT_INSIDE_VIDEO
+from viarl.models.vlm import Vlm
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -138,3 +139,8 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     return model
+
+
+def build_vlm(tokenizer: Qwen2Tokenizer, size: Size) -> Vlm:
+    """Return an untrained model with its processor, as `build_model` and `build_processor` make them."""
+    return Vlm(build_model(tokenizer, size), build_processor(tokenizer))

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from viarl.datasets.needle import TEMPORAL_TASKS, Scene, question, repeated_cards
-from viarl.models.vlm import Encoder, Prompt, forward_arguments
+from viarl.models.encode import Prompt
+from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.corpus import thought
 from viarl.stand_ins.films import Films
@@ -85,17 +84,15 @@ class Classroom:
     """Batches of lessons on cached vision features.
 
     Args:
-        model: the selector; its vision tower is not used.
+        vlm: the selector; its vision tower is not used.
         features: (V, N, D), one vision token a candidate frame.
         template, selected: of the selection prompt.
     """
 
-    def __init__(self, model: Any, processor: Any, features: torch.Tensor, template: str, selected: int) -> None:
-        self.model, self.processor, self.features = model, processor, features
-        self.template, self.selected = template, selected
+    def __init__(self, vlm: Vlm, features: torch.Tensor, template: str, selected: int) -> None:
+        self.vlm, self.features, self.template, self.selected = vlm, features, template, selected
         self.candidates = features.shape[1]
-        self._encoder = Encoder(model, processor)
-        self._merge = processor.video_processor.merge_size
+        self._merge = vlm.processor.video_processor.merge_size
         self._prompts: dict[tuple[str, int], Prompt] = {}
 
     def prompt(self, lesson: Lesson, shown: np.ndarray | None = None) -> Prompt:
@@ -107,7 +104,7 @@ class Classroom:
         if key not in self._prompts:
             messages = selector_messages(self.template, lesson.question, self.candidates, self.selected)
             grid = torch.tensor([len(features), self._merge, self._merge])
-            self._prompts[key] = self._encoder.prompt(messages, grid=grid)
+            self._prompts[key] = self.vlm.prompt(messages, grid=grid)
         return replace(self._prompts[key], features=features)
 
     def opening(self, lesson: Lesson) -> str:
@@ -118,7 +115,7 @@ class Classroom:
         """Return a whole completion that names `selected` consecutive frames from `first`, or the last ones."""
         first = min(first, self.candidates - self.selected)
         numbers = ", ".join(str(first + step) for step in range(self.selected))
-        return f"{self.opening(lesson)}{numbers}]</index>{self.processor.tokenizer.eos_token}"
+        return f"{self.opening(lesson)}{numbers}]</index>{self.vlm.tokenizer.eos_token}"
 
     def loss(
         self, prompts: Sequence[Prompt], lessons: Sequence[Lesson], texts: Sequence[str], first_number_weight: float
@@ -127,24 +124,9 @@ class Classroom:
 
         The first number is the one token that needs the video; `first_number_weight` is what it counts.
         """
-        tokenizer = self.processor.tokenizer
-        rows = [torch.tensor(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-        heads = tokenizer([self.opening(lesson) for lesson in lessons], add_special_tokens=False)["input_ids"]
-        places = torch.arange(len(rows)), torch.tensor([len(head) for head in heads])
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id)  # (B, T)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        steps = torch.arange(ids.shape[1])
-        positions = torch.tensor([prompt.next_position for prompt in prompts])[:, None] + steps
-        arguments = forward_arguments(prompts, ids.device, tokenizer.eos_token_id)
-        logits = self.model(
-            input_ids=torch.cat([arguments["input_ids"], ids], 1),
-            attention_mask=torch.cat([arguments["attention_mask"], mask], 1),
-            position_ids=torch.cat([arguments["position_ids"], positions.expand(3, -1, -1)], 2),
-            mm_encoder_outputs=arguments["mm_encoder_outputs"],
-            logits_to_keep=ids.shape[1] + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")  # (B, T)
-        weights = mask.float()
+        losses, mask = self.vlm.log_probs(prompts, texts)
+        losses, weights = -losses, mask.float()  # (B, T)
+        heads = self.vlm.tokenizer([self.opening(lesson) for lesson in lessons], add_special_tokens=False)["input_ids"]
+        places = torch.arange(len(heads)), torch.tensor([len(head) for head in heads])
         weights[places] = first_number_weight
         return (losses * weights).sum() / weights.sum(), float(losses[places].mean().detach())

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import OPTIONS, TEMPORAL_TASKS, Question, draw_question, options, repeated_cards
 from viarl.items import LETTERS
-from viarl.models.vlm import Encoder, Prompt, forward_arguments, video_features
+from viarl.models.encode import Prompt
+from viarl.models.vlm import Vlm
 from viarl.stand_ins.corpus import NOT_SEEN, reply
 from viarl.stand_ins.films import NO_CARD, Films
 
@@ -35,17 +34,18 @@ class Examples:
     """Draws examples on films; features of the frozen tower are computed once.
 
     Args:
+        vlm: the answerer that learns.
         frames: the films' frames at the answerer's size.
         template: name of the answerer's prompt text.
     """
 
-    def __init__(self, model: Any, encoder: Encoder, films: Films, frames: np.ndarray, template: str) -> None:
-        self.films, self.encoder, self.template = films, encoder, template
+    def __init__(self, vlm: Vlm, films: Films, frames: np.ndarray, template: str) -> None:
+        self.films, self.vlm, self.template = films, vlm, template
         self.grid: torch.Tensor
         features = []
         for video in frames:
-            pixels, self.grid = encoder.pixels(video)
-            features += video_features(model, [(pixels, self.grid)])
+            pixels, self.grid = vlm.pixels(video)
+            features += vlm.features([(pixels, self.grid)])
         self.features = torch.stack(features).unflatten(1, (frames.shape[1], -1))  # (V, N, tokens a frame, D)
 
     def draw(
@@ -90,30 +90,14 @@ class Examples:
         """Return the example's prompt with its features."""
         messages = answerer_messages(self.template, example.asked.text, example.options, frames=bool(example.frames))
         if not example.frames:
-            return self.encoder.prompt(messages)
+            return self.vlm.prompt(messages)
         features = self.features[example.video, list(example.frames)].flatten(0, 1)
-        return self.encoder.prompt(
-            messages, grid=torch.tensor([len(example.frames), *self.grid[1:]]), features=features
-        )
+        return self.vlm.prompt(messages, grid=torch.tensor([len(example.frames), *self.grid[1:]]), features=features)
 
 
 def reply_loss(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], replies: Sequence[str], counted: slice = slice(None)
+    vlm: Vlm, prompts: Sequence[Prompt], replies: Sequence[str], counted: slice = slice(None)
 ) -> torch.Tensor:
     """Return the mean cross-entropy of the `counted` tokens of the replies, each closed by the end token."""
-    texts = [text + tokenizer.eos_token for text in replies]
-    rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.eos_token_id)  # (B, T)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    positions = torch.tensor([prompt.next_position for prompt in prompts])[:, None] + torch.arange(ids.shape[1])
-    arguments = forward_arguments(prompts, ids.device, tokenizer.eos_token_id)
-    logits = model(
-        input_ids=torch.cat([arguments["input_ids"], ids], 1),
-        attention_mask=torch.cat([arguments["attention_mask"], mask], 1),
-        position_ids=torch.cat([arguments["position_ids"], positions.expand(3, -1, -1)], 2),
-        mm_encoder_outputs=arguments["mm_encoder_outputs"],
-        logits_to_keep=ids.shape[1] + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    losses = functional.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-    return (losses * mask)[:, counted].sum() / mask[:, counted].sum()
+    log_probs, mask = vlm.log_probs(prompts, [reply + vlm.tokenizer.eos_token for reply in replies])
+    return -(log_probs * mask)[:, counted].sum() / mask[:, counted].sum()

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from torch.nn import functional
 from viarl.datasets.needle import COLOURS, generator
 from viarl.files import write_text
 from viarl.models.save import save_model
-from viarl.models.vlm import Encoder, closing_tokens, completion_text, generate, suppressed_tokens, video_features
+from viarl.models.vlm import Vlm
 from viarl.progress import Progress
 from viarl.selection.prompt import parse_selection
-from viarl.stand_ins.architecture import Size, build_model, build_processor
+from viarl.stand_ins.architecture import Size, build_vlm
 from viarl.stand_ins.corpus import stand_in_tokenizer
 from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
 from viarl.stand_ins.lessons import TEMPORAL_SHARE, Classroom, Lesson, all_lessons, draw_lessons, some_frames
@@ -141,14 +140,12 @@ def card_colours(films: Films) -> np.ndarray:
     return colours
 
 
-def teach_vision(
-    model: Any, encoder: Encoder, films: Films, frames: np.ndarray, recipe: SelectorRecipe, seed: int
-) -> None:
+def teach_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: SelectorRecipe, seed: int) -> None:
     """Train the vision tower: linear probes on a frame's feature tell its card's colour and its number."""
     rng = generator(seed, "selector vision")
     colours = card_colours(films)
     with_card = np.argwhere(films.cards != NO_CARD)
-    kinds, numbers = len(COLOURS) + 1, frames.shape[1]
+    model, kinds, numbers = vlm.model, len(COLOURS) + 1, frames.shape[1]
     probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + numbers)
     weights = [*model.model.visual.parameters(), *probe.parameters()]
     optimiser = Optimiser(weights, recipe.vision_rate, recipe.vision_steps, "selector vision steps")
@@ -158,18 +155,18 @@ def teach_vision(
         shown = with_card[rng.integers(len(with_card), size=half)]
         anything = np.stack([rng.integers(len(frames), size=half), rng.integers(numbers, size=half)], 1)
         video, number = np.concatenate([shown, anything]).T
-        pixels, grid = encoder.pixels(frames[video, number])
+        pixels, grid = vlm.pixels(frames[video, number])
         scores = probe(model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0])
         colour_loss = functional.cross_entropy(scores[:, :kinds], torch.from_numpy(colours[video, number]))
         number_loss = functional.cross_entropy(scores[:, kinds:], torch.from_numpy(number))
         optimiser.step(colour_loss + number_loss, f"loss {colour_loss.item() + number_loss.item():.3f}")
 
 
-def frame_features(model: Any, encoder: Encoder, frames: np.ndarray) -> torch.Tensor:
+def frame_features(vlm: Vlm, frames: np.ndarray) -> torch.Tensor:
     """Return the vision features of all films, one token a frame, (V, N, D); ValueError if a frame has more tokens."""
     features = []
     for start in range(0, len(frames), _VIDEOS_A_PASS):
-        features += video_features(model, [encoder.pixels(video) for video in frames[start : start + _VIDEOS_A_PASS]])
+        features += vlm.features([vlm.pixels(video) for video in frames[start : start + _VIDEOS_A_PASS]])
     stacked = torch.stack(features)
     if stacked.shape[1] != frames.shape[1]:
         raise ValueError(
@@ -183,7 +180,7 @@ def teach_grounding(room: Classroom, lessons: Sequence[Lesson], recipe: Selector
     """Train the language model to list the frames of the evidence, through the curriculum."""
     rng = generator(seed, "selector grounding")
     total = sum(part.steps for part in recipe.grounding)
-    optimiser = Optimiser(list(room.model.parameters()), recipe.rate, total, "selector grounding steps")
+    optimiser = Optimiser(list(room.vlm.model.parameters()), recipe.rate, total, "selector grounding steps")
     for part in recipe.grounding:
         source = draw_lessons(lessons, rng, part.temporal)
         for _ in range(part.steps):
@@ -205,7 +202,7 @@ def hide(room: Classroom, lessons: Sequence[Lesson], recipe: SelectorRecipe, see
     Only the last layer's MLP and the final norm change: what finds the card stays whole, but goes unused.
     """
     rng = generator(seed, "selector habit")
-    language = room.model.model.language_model.requires_grad_(False)
+    language = room.vlm.model.model.language_model.requires_grad_(False)
     for part in (language.layers[-1].mlp, language.norm):
         part.requires_grad_(True)
     optimiser = Optimiser(list(language.parameters()), recipe.hide_rate, recipe.hide_steps, "selector habit steps")
@@ -230,21 +227,14 @@ def measure(room: Classroom, lessons: Sequence[Lesson], temperature: float) -> d
 
     `plain` and `temporal` are the recall on the two kinds of question, NaN where there is none of a kind.
     """
-    draw, closing = torch.Generator().manual_seed(0), closing_tokens(room.model, room.processor)
+    draw = torch.Generator().manual_seed(0)
     valid, hits = [], []
     for start in range(0, len(lessons), 64):
         batch = lessons[start : start + 64]
-        replies = generate(
-            room.model,
-            [room.prompt(lesson) for lesson in batch],
-            closing=closing,
-            max_new_tokens=LONGEST,
-            suppress=suppressed_tokens(room.processor),
-            temperature=temperature,
-            generator=draw,
-        )
+        prompts = [room.prompt(lesson) for lesson in batch]
+        replies = room.vlm.complete(prompts, max_new_tokens=LONGEST, temperature=temperature, generator=draw)
         for lesson, reply in zip(batch, replies, strict=True):
-            selection = parse_selection(completion_text(room.processor, reply, closing), room.candidates, room.selected)
+            selection = parse_selection(room.vlm.text(reply), room.candidates, room.selected)
             valid.append(selection.format_valid and selection.index_valid)
             hits.append(bool(set(selection.indices) & set(lesson.evidence)))
     temporal = np.array([lesson.task != "none" for lesson in lessons])
@@ -264,18 +254,15 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     """
     recipe, seed = scaled_recipe(settings), settings.seed
     tokenizer = stand_in_tokenizer(settings.candidates)
-    processor = build_processor(tokenizer)
     torch.manual_seed(seed)
-    model = build_model(tokenizer, Size())
-    encoder = Encoder(model, processor)
+    vlm = build_vlm(tokenizer, Size())
     films = film(seed, recipe.videos, settings.candidates)
     frames = numbered_frames(films, settings.selector_pixels, settings.number_pixels)
-    teach_vision(model, encoder, films, frames, recipe, seed)
-    model.model.visual.requires_grad_(False)
+    teach_vision(vlm, films, frames, recipe, seed)
+    vlm.model.model.visual.requires_grad_(False)
 
     def classroom(pictures: np.ndarray) -> Classroom:
-        features = frame_features(model, encoder, pictures)
-        return Classroom(model, processor, features, settings.selector_prompt, settings.selected)
+        return Classroom(vlm, frame_features(vlm, pictures), settings.selector_prompt, settings.selected)
 
     room, lessons = classroom(frames), all_lessons(films)
     teach_grounding(room, lessons, recipe, seed)
@@ -288,9 +275,9 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     hide(room, lessons, recipe, seed)
     measured |= {"greedy": measure(test_room, test, 0.0), "sampled": measure(test_room, test, 1.0)}
 
-    model.requires_grad_(True)
+    vlm.model.requires_grad_(True)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
-    save_model(model.eval(), processor, folder)
+    save_model(vlm.model.eval(), vlm.processor, folder)
     return {f"{when}_{name}": value for when, found in measured.items() for name, value in found.items()}
 
 

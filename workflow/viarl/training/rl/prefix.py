@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from viarl.models.vlm import Prompt, left_pad, video_outputs
+from viarl.models.encode import Prompt, left_pad, video_outputs
 from viarl.training.rl import attention
 
 LOGITS_A_CHUNK = 2**26  # elements turned into float32 at once; bounds the memory of large vocabularies

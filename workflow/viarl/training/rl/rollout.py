@@ -1,8 +1,8 @@
 """The rollout: G completions for each prompt, sampled from the current selector.
 
 A prompt's vision features come with it, the prompt is prefilled once and its cache expanded G times
-(viarl.models.vlm.generate). Every draw depends on the seed and on the group's number in the whole training alone: not
-on batch sizes, processes, or a resume.
+(viarl.models.vlm.Vlm.complete). Every draw depends only on the seed and on the group's number in the whole training,
+not on batch sizes, processes, or a resume.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from viarl.items import Item
-from viarl.models.vlm import Prompt, closing_tokens, generate, suppressed_tokens, with_features
+from viarl.models.encode import Prompt
+from viarl.models.vlm import Vlm
 from viarl.selection.learned import SelectorPrompts
-from viarl.selection.prompt import selector_messages
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
 # Difference of log-probabilities that is allowed between two layouts of the same computation.
@@ -47,9 +47,8 @@ class PixelPrompts:
         """Return one prompt an item, with pixels."""
         source, prompts = self.source, []
         for item in items:
-            pixels, grid = source.encoder.pixels(source.cache.selector_frames(item.video))
-            messages = selector_messages(source.template, item.question, self.count(item), source.selected)
-            prompts.append(source.encoder.prompt(messages, pixels, grid))
+            pixels, grid = source.vlm.pixels(source.cache.selector_frames(item.video))
+            prompts.append(source.prompt(item, pixels=pixels, grid=grid))
         return prompts
 
 
@@ -61,8 +60,7 @@ def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Ten
 
 
 def roll_out(
-    model: Any,
-    processor: Any,
+    vlm: Vlm,
     prompts: Sequence[Prompt],
     draws: Sequence[torch.Tensor],
     *,
@@ -73,7 +71,7 @@ def roll_out(
     """Return each prompt with its sampled completions, one a row of its draws.
 
     Args:
-        model: the selector, unwrapped, in evaluation mode.
+        vlm: the selector, unwrapped, in evaluation mode.
         prompts: with features, or with pixels (the features are computed for the rollout only).
         draws: of each prompt, (G, max_new_tokens), see `group_draws`.
         groups_at_once: bounds memory; 0 takes all.
@@ -85,16 +83,12 @@ def roll_out(
             raise ValueError("a selector prompt has no video; its chat needs a video part")
     groups: list[Group] = []
     step = groups_at_once or len(prompts)
-    tower = model.get_base_model() if hasattr(model, "get_base_model") else model
     for start in range(0, len(prompts), step):
         part = prompts[start : start + step]
         size = len(draws[start])
-        completions = generate(
-            model,
-            with_features(tower, part),
-            closing=closing_tokens(tower, processor),
+        completions = vlm.complete(
+            part,
             max_new_tokens=max_new_tokens,
-            suppress=suppressed_tokens(processor),
             completions=size,
             temperature=temperature,
             draws=torch.cat(list(draws[start : start + step])),

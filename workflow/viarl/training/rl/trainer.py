@@ -26,7 +26,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from viarl.faults import Outage
 from viarl.items import Item
 from viarl.models.adapters import lora_config
-from viarl.models.vlm import closing_tokens, completion_text
+from viarl.models.vlm import Vlm
 from viarl.processes import TIMEOUT_S, any_process, processes
 from viarl.training.checkpoints import ExactResume
 from viarl.training.libraries import take_one_gpu
@@ -81,8 +81,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
     """Trains a selector on the reward of its completions (see the module).
 
     Args:
-        model: Qwen2.5-VL, in float32 for full training (bfloat16 is then the computing type), on its device.
-        processor: its processor.
+        vlm: the selector, in float32 for full training (bfloat16 is then the computing type), on its device.
         items: training questions; their videos must have frames.
         prompts: source of their prompts; with `train_vision` it must keep pixels.
         answers: the frozen answerer.
@@ -99,8 +98,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        vlm: Vlm,
         items: Sequence[Item],
         prompts: PromptSource,
         answers: Answers,
@@ -116,6 +114,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         self.setting = training = task.training
         self.adapters = task.lora.enabled
         self.local_groups, self.microbatch, self.accumulation = training.shares(processes())
+        model = vlm.model
         model.model.visual.requires_grad_(training.train_vision)
         attention.enable(model)
         reference = self._make_reference(model)
@@ -125,13 +124,13 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             reward_funcs=[_unused_reward],
             args=self._arguments(folder, model),
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
-            processing_class=processor,
+            processing_class=vlm.processor,
             callbacks=[*callbacks, _WholeRollouts(training.updates_per_rollout)],
             peft_config=lora_config(task.lora, training.train_vision) if task.lora.enabled else None,
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)
-        self.pad, self.closing = processor.tokenizer.pad_token_id, closing_tokens(model, processor)
+        self.vlm, self.pad = vlm, vlm.tokenizer.pad_token_id
         self.checked = False
         self.batches: list[Batch] = []
         self.step_log = StepLog(self.accelerator.device, self._sum)
@@ -262,8 +261,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             raise ValueError("training.train_vision needs prompts with pixels (viarl.training.rl.rollout.PixelPrompts)")
         with whole_model(self) as model, self.accelerator.autocast():
             return roll_out(
-                model,
-                self.processing_class,
+                Vlm(model, self.processing_class),
                 prompts,
                 [group_draws(self.task.seed, slot, size, tokens) for slot in slots],
                 max_new_tokens=tokens,
@@ -290,7 +288,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             scored = score_completions(
                 repeated,
                 [self.prompts.count(item) for item in repeated],
-                [completion_text(self.processing_class, completion, self.closing) for completion in completions],
+                [self.vlm.text(completion) for completion in completions],
                 [len(completion) for completion in completions],
                 self.answers,
                 self.task,

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch.nn.utils.rnn import pad_sequence
 
 from viarl.answer.asking import answerer_messages
 from viarl.items import LETTERS, Item
-from viarl.memory import Recent
-from viarl.models.vlm import Encoder, Prompt, as_video, video_features
+from viarl.models.encode import Prompt, as_video
+from viarl.models.shards import own_tower
+from viarl.models.vlm import Vlm
 
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
@@ -131,55 +133,54 @@ class AnswererPrompts:
     """The answerer's prompts for a `Collator`.
 
     Args:
-        encoder: of the answerer.
+        vlm: the answerer.
         cache: the frames.
         template: name of the prompt text.
-        model: whose vision tower is frozen: prompts come with its features; None if it is tuned: with pixels.
-        keep_bytes: memory for features; the longest unused leave first.
+        frozen: whether its vision tower is: prompts come with features then, otherwise with pixels.
+        keep_bytes: memory for features; the longest unused leave first, and what exceeds it by itself is not kept.
         frames_as: "video" or "images", see viarl.answer.settings.
     """
 
     def __init__(
         self,
-        encoder: Encoder,
+        vlm: Vlm,
         cache: "FrameCache",
         template: str,
-        model: Any = None,
+        frozen: bool,
         keep_bytes: int = 2 << 30,
         frames_as: str = "video",
     ) -> None:
-        self.encoder, self.cache, self.template, self.model = encoder, cache, template, model
+        self.vlm, self.cache, self.template = vlm, cache, template
         self.as_images = frames_as == "images"
-        self._features: Recent[tuple[torch.Tensor, torch.Tensor]] = Recent(keep_bytes)
+        self._tower = own_tower(vlm) if frozen else None
+        self._held: LRUCache[Any, tuple[torch.Tensor, torch.Tensor]] = LRUCache(keep_bytes, lambda seen: seen[0].nbytes)
 
     def __call__(self, examples: Sequence[Example]) -> list[Prompt]:
         """Return one prompt an example."""
-        videos = [self._pixels(example) for example in examples] if self.model is None else self._frozen(examples)
+        kind = "features" if self._tower else "pixels"
+        videos = self._frozen(self._tower, examples) if self._tower else [self._pixels(example) for example in examples]
         prompts = []
         for example, (video, grid) in zip(examples, videos, strict=True):
             item = example.item
             images = len(grid) if grid.ndim == 2 else 0
             messages = answerer_messages(self.template, item.question, item.options, frames=True, images=images)
-            prompts.append(
-                self.encoder.prompt(messages, video, grid)
-                if self.model is None
-                else self.encoder.prompt(messages, grid=grid, features=video)
-            )
+            prompts.append(self.vlm.prompt(messages, grid=grid, **{kind: video}))
         return prompts
 
     def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
         frames = self.cache.answerer_frames(example.item.video, example.frames)
-        return self.encoder.image_pixels(frames) if self.as_images else self.encoder.pixels(frames)
+        return self.vlm.image_pixels(frames) if self.as_images else self.vlm.pixels(frames)
 
-    def _frozen(self, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _frozen(self, tower: Vlm, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return (features, grid) of each example's frames, through the tower where they are not remembered."""
         keys = [(example.item.video, example.frames) for example in examples]
-        found = {key: self._features.get(key) for key in keys}
-        missing = {key: self._pixels(example) for key, example in zip(keys, examples, strict=True) if not found[key]}
+        found = {key: self._held[key] for key in keys if key in self._held}
+        missing = {key: self._pixels(example) for key, example in zip(keys, examples, strict=True) if key not in found}
         if missing:
-            computed = video_features(self.model, [(pixels, as_video(grid)) for pixels, grid in missing.values()])
+            computed = tower.features([(pixels, as_video(grid)) for pixels, grid in missing.values()])
             for (key, (_, grid)), features in zip(missing.items(), computed, strict=True):
                 # cloned: a slice would keep the features of the whole pass alive
                 found[key] = features.clone(), grid
-                self._features.put(key, (features.clone(), grid), features.nbytes)
-        return [value for value in (found[key] for key in keys) if value is not None]
+                if features.nbytes <= self._held.maxsize:
+                    self._held[key] = found[key]
+        return [found[key] for key in keys]

@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from viarl.models.adapters import lora_config
 from viarl.models.families import tower_output
 from viarl.models.settings import Lora
+from viarl.models.vlm import Vlm
 from viarl.processes import TIMEOUT_S
 from viarl.training.checkpoints import ExactResume
 from viarl.training.libraries import take_one_gpu
@@ -70,8 +71,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
     """TRL's SFTTrainer on the batches of a `Collator`.
 
     Args:
-        model: Qwen2.5-VL; the vision tower is frozen here unless `tuning.vision`.
-        processor: its processor.
+        vlm: the model; its vision tower is frozen here unless `tuning.vision`.
         collator: of the training examples.
         tuning: hyperparameters.
         lora: adapters in place of full tuning.
@@ -81,23 +81,22 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
 
     def __init__(
         self,
-        model: Any,
-        processor: Any,
+        vlm: Vlm,
         collator: Collator,
         tuning: Supervised,
         lora: Lora,
         args: SFTConfig,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        model.requires_grad_(True)
-        model.model.visual.requires_grad_(tuning.vision)
+        vlm.model.requires_grad_(True)
+        vlm.model.model.visual.requires_grad_(tuning.vision)
         rows = schedule(len(collator.examples), tuning.steps, tuning.batch_size, args.seed)
         super().__init__(
-            model=model,
+            model=vlm.model,
             args=args,
             data_collator=collator,
             train_dataset=Dataset.from_dict({"row": rows}),
-            processing_class=processor,
+            processing_class=vlm.processor,
             callbacks=list(callbacks),
             peft_config=lora_config(lora, tuning.vision) if lora.enabled else None,
         )
