@@ -3,8 +3,9 @@
 Snakemake does not see the modules that a stage imports. `fingerprint("viarl.stages.x")` hashes the stage's first-party
 import closure: the module, the modules of this package that it imports (anywhere, also inside functions), the packages
 that hold them, and so on. Of each it hashes the syntax tree without docstrings (attributes' too) and without what
-describes a setting; comments and formatting are no part of the tree. Modules found at run time only, by a computed name, are not seen: import them by name. Modules that only watch
-(`WATCHERS`: progress lines, tracking) change no result and are left out, so that better logging never retrains a model.
+describes a setting; comments and formatting are no part of the tree. Modules found at run time only, by a computed
+name, are not seen: import them by name. Modules that only watch (`WATCHERS`: progress lines, tracking) change no result
+and are left out, so that better logging never retrains a model.
 """
 
 import ast
@@ -102,9 +103,8 @@ def _strip_prose(node: ast.AST) -> None:
     """Remove the texts that stand as statements, and a class's descriptions of settings; an empty body is `pass`."""
     if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return
-    node.body = [line for line in node.body if not (isinstance(line, ast.Expr) and _is_text(line.value))] or [
-        ast.Pass()
-    ]
+    kept = [line for line in node.body if not (isinstance(line, ast.Expr) and _is_text(line.value))]
+    node.body = kept or [ast.Pass()]
     for field in node.body if isinstance(node, ast.ClassDef) else ():
         for call in ast.walk(field) if isinstance(field, ast.AnnAssign) else ():
             name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
