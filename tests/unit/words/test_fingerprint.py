@@ -44,15 +44,7 @@ def edited(root: Path, name: str, text: str) -> bool:
 
 def test_closure(library: Path) -> None:
     """Absolute, relative and late imports, and the packages that hold the modules."""
-    expected = {
-        "viarl",
-        "viarl.stages",
-        STAGE,
-        "viarl.rl",
-        "viarl.rl.reward",
-        "viarl.rl.parts",
-        "viarl.late",
-    }
+    expected = {"viarl", "viarl.stages", STAGE, "viarl.rl", "viarl.rl.reward", "viarl.rl.parts", "viarl.late"}
     assert subject.closure(STAGE, library) == expected
 
 

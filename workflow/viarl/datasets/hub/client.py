@@ -14,10 +14,10 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
@@ -303,13 +303,3 @@ def matching(files: Sequence[RemoteFile], patterns: Sequence[str]) -> list[Remot
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts part_2 before part_10."""
     return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in re.split(r"(\d+)", name)]
-
-
-def files_record(files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
-    """Return a listing as JSON values; `files_from` reads it."""
-    return [asdict(file) for file in files]
-
-
-def files_from(record: Sequence[dict[str, Any]]) -> list[RemoteFile]:
-    """Return a listing that `files_record` wrote."""
-    return [RemoteFile(**entry) for entry in record]
