@@ -116,8 +116,9 @@ def _stack(axes: "Axes", rows: Sequence[Row], labels: Sequence[str]) -> None:
         for share in FOUR:
             width, (colour, hatch) = 100 * row[share], FACES[share]
             label = NAMES[share] if place == 0 else None
-            bar = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8, "label": label}
-            axes.barh(place, width, 0.72, left, **bar)
+            axes.barh(
+                place, width, 0.72, left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.8, label=label
+            )
             if width >= 6:
                 text = axes.text(left + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=9)
                 text.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2})

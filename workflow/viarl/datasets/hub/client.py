@@ -43,7 +43,6 @@ WAIT_S = 0.1  # seconds before the connection is opened again; three times that 
 LONGEST_WAIT_S = 60.0
 LIMITED_S = 60.0  # seconds before the next request where the hub says that there were too many
 TIMEOUT_S = 30.0  # seconds without a byte
-CHUNK = 2**20  # bytes
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -71,11 +70,9 @@ class RemoteFile:
             return False
         if self.sha256:
             return sha256_file(path) == self.sha256
-        digest = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        begun = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with path.open("rb") as handle:
-            while chunk := handle.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest() == self.blob
+            return hashlib.file_digest(handle, lambda: begun).hexdigest() == self.blob
 
 
 def safe_path(name: str) -> PurePosixPath | None:
