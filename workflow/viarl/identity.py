@@ -2,10 +2,10 @@
 
 Snakemake does not see the modules that a stage imports. `fingerprint("viarl.stages.x")` hashes the stage's first-party
 import closure: the module, the modules of this package that it imports (anywhere, also inside functions), the packages
-that hold them, and so on. Of each it hashes the syntax tree without docstrings; comments and formatting are no part of
-the tree. Modules that a stage imports by a computed name are not
-seen: its rule names them (`settings` in rules/settings.smk). Modules that only watch
-(`WATCHERS`: progress lines, tracking) change no result and are left out, so that better logging never retrains a model.
+that hold them, and so on. Of each it hashes the syntax tree without docstrings (attributes' too) and without what
+describes a setting; comments and formatting are no part of the tree. Modules that a stage imports by a computed name
+are not seen: its rule names them (`settings` in rules/settings.smk). Modules that only watch (`WATCHERS`: progress
+lines, tracking) change no result and are left out, so that better logging never retrains a model.
 """
 
 import ast
@@ -19,6 +19,8 @@ from typing import Any
 from viarl.files import sha256_file, sha256_json
 
 PACKAGE = "viarl"
+SETTING = ("Field", "key")  # how a class's annotated field is given: pydantic's, or a helper that describes it first
+DESCRIPTIONS = ("description", "title", "doc", "unit", "source", "examples")  # arguments of these
 WATCHERS = ("viarl.progress", "viarl.tracking")  # with the modules of a package
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +82,7 @@ def _module(name: str, root: Path) -> tuple[str, tuple[str, ...]]:
     nodes = list(ast.walk(tree))
     imports = tuple(name for name in sorted(set(_imports(nodes, package))) if source_file(name, root))
     for node in nodes:
-        _strip_docstring(node)
+        _strip_prose(node)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports
 
 
@@ -98,13 +100,23 @@ def _imports(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
         yield from (name for name in names if name.split(".")[0] == PACKAGE)
 
 
-def _strip_docstring(node: ast.AST) -> None:
-    """Remove the docstring of a module, class or function; an emptied body becomes `pass`."""
+def _strip_prose(node: ast.AST) -> None:
+    """Remove the texts that stand as statements, and a class's descriptions of settings; an empty body is `pass`."""
     if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         return
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        node.body = node.body[1:] or [ast.Pass()]
+    kept = [line for line in node.body if not (isinstance(line, ast.Expr) and _is_text(line.value))]
+    node.body = kept or [ast.Pass()]
+    for field in node.body if isinstance(node, ast.ClassDef) else ():
+        for call in ast.walk(field) if isinstance(field, ast.AnnAssign) else ():
+            name = ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+            if isinstance(call, ast.Call) and name in SETTING:
+                call.keywords = [given for given in call.keywords if given.arg not in DESCRIPTIONS]
+                if name == "key" and call.args and _is_text(call.args[0]):
+                    del call.args[0]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def flatten(value: Any, prefix: str = "", leave_out: tuple[type, ...] = ()) -> dict[str, Any]:

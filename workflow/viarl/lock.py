@@ -8,6 +8,9 @@ the record is no longer its own, and stops without writing (`check`).
 
 SLURM requeues a job under the same id after the loss of a node, while the earlier process may live on there. The later
 start then asks the earlier one to stop, by `successor.json`, and waits for it; the earlier one takes that as a SIGTERM.
+
+filelock's SoftFileLease would be shorter, but where a file system cannot swap two names (NFS) it never takes over from
+the dead, nor anywhere from one whose record was lost with its node, and at once from a living machine of the same name.
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,8 +169,7 @@ def test_the_first_archives_of_videos_that_are_files_are_all(hub: HubServer, tmp
 def test_the_first_archives_again_need_no_room(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch(tmp_path, "videomme", archives=1, limit=2)
     before = outputs(tmp_path, "videomme")
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=0))
+    leave_free(monkeypatch, 0)
     fetch(tmp_path, "videomme", archives=1, limit=2)
     assert outputs(tmp_path, "videomme") == before
 
@@ -265,16 +265,20 @@ def test_too_many_missing_videos_are_told(hub: HubServer, tmp_path: Path) -> Non
         fetch(tmp_path, "lvbench", hub=HubRuntime(max_missing_share=0.1))
 
 
+def leave_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Let every disk have so many bytes free."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=5000))
+    leave_free(monkeypatch, 5000)
     with pytest.raises(HubError, match=r"GB are needed .*archives at one time.*are free; make room.*hub.limit") as told:
         fetch(tmp_path, "videomme")
     assert "\n" not in str(told.value)
     assert not [name for name in hub.sent if name.endswith(".zip")]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=10))
+    leave_free(monkeypatch, 10)
     hub.sent.clear()
     with pytest.raises(HubError, match="are needed"):
         fetch(tmp_path / "other", "videomme")
@@ -286,11 +290,10 @@ def test_room_is_asked_for_as_the_formula_says(hub: HubServer, tmp_path: Path, m
     repo = hub.repos["lmms-lab/Video-MME"]
     sizes = [len(data) for name, data in repo.commits[repo.main].items() if "chunked" in name]
     needed = max(sizes) + sum(int(1.05 * size) for size in sizes)
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=needed - 1))
+    leave_free(monkeypatch, needed - 1)
     with pytest.raises(HubError):
         fetch(tmp_path, "videomme")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=needed))
+    leave_free(monkeypatch, needed)
     fetch(tmp_path, "videomme")
 
 

@@ -8,6 +8,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,19 @@ def tar_as(mode: str) -> Make:
     def make(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
         with tarfile.open(path, f"w:{mode}") as archive:
             for name, data in members:
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+                add(archive, name, data)
         return path
 
     return make
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes = b"", **attributes: object) -> None:
+    """Add a member to a tar; with a type or a link's target, one of that kind."""
+    info = tarfile.TarInfo(name)
+    for key, value in attributes.items():
+        setattr(info, key, value)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
 
 
 MAKERS = {"zip": make_zip, "tar": tar_as(""), "tar.gz": tar_as("gz"), "tar.xz": tar_as("xz"), "tar.bz2": tar_as("bz2")}
@@ -168,12 +176,8 @@ def test_targets_that_lead_out_are_refused(tmp_path: Path) -> None:
 )
 def test_links_and_devices_in_tars_are_refused(tmp_path: Path, kind: bytes) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
-        info = tarfile.TarInfo("data/a.mp4")
-        info.type, info.linkname = kind, "/etc/passwd"
-        archive.addfile(info)
-        whole = tarfile.TarInfo("data/b.mp4")
-        whole.size = 4
-        archive.addfile(whole, io.BytesIO(b"good"))
+        add(archive, "data/a.mp4", type=kind, linkname="/etc/passwd")
+        add(archive, "data/b.mp4", b"good")
     found = extract([tmp_path / "a.tar.gz"], films, tmp_path / "out")
     assert set(found.files) == {"data/b.mp4"}
     assert found.refused == {"'data/a.mp4'": "is a link, a device or sparse"}
@@ -183,12 +187,8 @@ def test_links_and_devices_in_tars_are_refused(tmp_path: Path, kind: bytes) -> N
 def test_a_link_in_a_tar_does_not_redirect_what_follows(tmp_path: Path) -> None:
     """A link to a folder outside, then a file through it: the link is not made, so the file lands inside."""
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        info = tarfile.TarInfo("data")
-        info.type, info.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
-        archive.addfile(info)
-        inner = tarfile.TarInfo("data/a.mp4")
-        inner.size = 4
-        archive.addfile(inner, io.BytesIO(b"film"))
+        add(archive, "data", type=tarfile.SYMTYPE, linkname=str(tmp_path / "outside"))
+        add(archive, "data/a.mp4", b"film")
     (tmp_path / "outside").mkdir()
     extract([tmp_path / "a.tar"], films, tmp_path / "out")
     assert not [*(tmp_path / "outside").iterdir()]
@@ -208,16 +208,11 @@ def test_links_and_devices_in_zips_are_refused(tmp_path: Path, mode: int) -> Non
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_of_two_members_of_a_name_the_first_is_taken(tmp_path: Path, kind: str) -> None:
     members = [("a.mp4", b"first"), ("a.mp4", b"other"), ("x/a.mp4", b"third")]
-    with pytest.warns(UserWarning) if kind == "zip" else _nothing():
+    with pytest.warns(UserWarning) if kind == "zip" else nullcontext():
         path = MAKERS[kind](tmp_path / f"a.{kind}", members)
     found = extract([path], lambda name: "a.mp4", tmp_path / "out")
     assert (tmp_path / "out/a.mp4").read_bytes() == b"first"
     assert found.refused == dict.fromkeys(["'a.mp4'", "'x/a.mp4'"], "comes twice; the first is taken")
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_a_member_of_absurd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests import layouts
 from viarl.datasets import lvbench, videomme
 from viarl.datasets.choices import letter_of, letter_of_text, split_question, without_letters
-from viarl.datasets.parsed import LISTED, Parsed, Unusable, located
+from viarl.datasets.parsed import LISTED, Parsed, Unusable, located, records
 from viarl.items import Item, read_items, write_records
 
 Sets = dict[str, Path]
@@ -354,13 +354,13 @@ def test_records_broken_at_random_are_dropped_with_a_reason_and_never_raise(
 ) -> None:
     module = layouts.module(name)
     files = layouts.annotations(name, sets[name])
-    read = [entry for entry in module.records(files) if isinstance(entry[2], dict)]
+    read = [entry for entry in records(files) if isinstance(entry[2], dict)]
     rng = random.Random(name)
     kept = dropped = 0
     for _ in range(60):
         raw = [(file, number, broken(record, rng)) for file, number, record in read]
         given = [(file, number, one if isinstance(one, dict) else Unusable("none")) for file, number, one in raw]
-        monkeypatch.setattr(module, "records", lambda _, given=given: iter(given))
+        monkeypatch.setattr("viarl.datasets.parsed.records", lambda _, given=given: iter(given))
         parsed = module.parse(files)
         assert parsed.found == len(parsed.items) + len(parsed.dropped) >= len(given)
         assert all(one.reason and one.id for one in parsed.dropped)

@@ -145,11 +145,7 @@ def test_measured_memory_is_near_the_plan(stage: str, checkpointing: bool, tmp_p
             "answerer": {
                 "max_new_tokens": 21,
                 "batch_size": 1,
-                "tuning": {
-                    "batch_size": measured.BATCH,
-                    "train_vision": True,
-                    "gradient_checkpointing": checkpointing,
-                },
+                "tuning": {"batch_size": measured.BATCH, "train_vision": True, "gradient_checkpointing": checkpointing},
             },
         },
     )

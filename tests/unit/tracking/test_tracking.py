@@ -54,6 +54,12 @@ def history(settings: Tracking, run, key: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in client(settings).get_metric_history(run.info.run_id, key))
 
 
+def log(settings: Tracking, loss: float, step: int = 0, **params: float) -> None:
+    """Run a stage that logs one number."""
+    with start_run(settings, params=params) as run:
+        run.log_metrics({"loss": loss}, step=step)
+
+
 @pytest.mark.usefixtures("tables")
 def test_a_run_is_mirrored_with_tags_params_metrics_and_artifacts(settings, tmp_path):
     @dataclass(frozen=True)
@@ -96,8 +102,7 @@ def test_more_points_than_one_batch_takes(settings):
 
 @pytest.mark.usefixtures("tables")
 def test_pushing_again_doubles_nothing_even_when_the_mark_was_lost(settings):
-    with start_run(settings, params={"a": 1}) as run:
-        run.log_metrics({"loss": 1.5}, step=1)
+    log(settings, 1.5, 1, a=1)
     assert push(settings, [settings.record]) == 0  # marked
     settings.record.with_name(f"{settings.record.name}.pushed").unlink()  # as if killed between push and mark
     assert push(settings, [settings.record]) == 1
@@ -106,8 +111,7 @@ def test_pushing_again_doubles_nothing_even_when_the_mark_was_lost(settings):
 
 
 def test_a_store_that_was_deleted_is_filled_again(settings):
-    with start_run(settings) as run:
-        run.log_metrics({"loss": 1.5}, step=1)
+    log(settings, 1.5, 1)
     (settings.root / "mlflow.db").unlink()
     command = [sys.executable, "-m", "viarl.stages.sync_mlflow", "--settings", '{"tracking": {}}']
     runtime = json.dumps({"tracking": {"root": str(settings.root), "uri": None, "experiment": "viarl"}})
@@ -161,8 +165,7 @@ def test_other_parameters_start_a_new_run_and_the_unpushed_one_is_not_lost(setti
     with pytest.raises(KeyboardInterrupt), start_run(away, params={"lr": 0.1}) as run:
         run.log_metrics({"loss": 7.0}, step=1)
         raise KeyboardInterrupt
-    with start_run(settings, params={"lr": 0.2}) as run:
-        run.log_metrics({"loss": 8.0}, step=1)
+    log(settings, 8.0, 1, lr=0.2)
     found = {run.data.params["lr"]: run for run in runs(settings)}
     assert {lr: run.info.status for lr, run in found.items()} == {"0.1": "KILLED", "0.2": "FINISHED"}
     assert history(settings, found["0.1"], "loss") == [(1, 7.0)]
@@ -198,8 +201,7 @@ def test_what_was_pushed_of_an_older_run_says_nothing_of_a_newer_one(settings):
 def test_an_unreachable_server_warns_stops_nothing_and_sync_makes_up_for_it(settings, capsys):
     away = replace(settings, uri="http://127.0.0.1:9")
     began = time.monotonic()
-    with start_run(away) as run:
-        run.log_metrics({"loss": 1.0})
+    log(away, 1.0)
     assert time.monotonic() - began < 20
     assert f"kept in {settings.record}" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"tracking\.uri"):
@@ -217,8 +219,7 @@ def test_a_stage_that_a_signal_ended_leaves_its_push_to_the_next(settings):
         raise SystemExit(143)
     assert not (settings.root / "mlflow.db").exists()
     assert read_record(settings.record).status == "KILLED"
-    with start_run(settings) as run:  # goes on with the record
-        run.log_metrics({"loss": 2.0}, step=2)
+    log(settings, 2.0, 2)  # goes on with the record
     (found,) = runs(settings)
     assert found.info.status == "FINISHED"
     assert history(settings, found, "loss") == [(1, 1.0), (2, 2.0)]
@@ -226,8 +227,7 @@ def test_a_stage_that_a_signal_ended_leaves_its_push_to_the_next(settings):
 
 def test_a_deferred_stage_is_pushed_by_the_next_one(settings):
     short = replace(settings, record=settings.record.with_name("short.jsonl"), defer_below_s=60.0)
-    with start_run(short) as run:
-        run.log_metrics({"loss": 1.0})
+    log(short, 1.0)
     assert not (settings.root / "mlflow.db").exists()
     with start_run(settings):
         pass
@@ -267,11 +267,9 @@ with start_run(s) as run:
 
 
 def test_nothing_is_recorded_without_a_record_file_or_on_another_rank(settings, monkeypatch):
-    with start_run(Tracking()) as run:
-        run.log_metrics({"loss": 1.0})
+    log(Tracking(), 1.0)
     monkeypatch.setenv("RANK", "1")
-    with start_run(settings) as run:
-        run.log_metrics({"loss": 1.0})
+    log(settings, 1.0)
     assert list(settings.root.iterdir()) == []
 
 

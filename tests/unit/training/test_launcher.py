@@ -31,7 +31,7 @@ def environment(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[s
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(variable, "lo")
     launcher = Launcher(4, accelerate_file(name, CHECKOUT), "cuda")
-    known, _, _ = _validate_launch_command(_accelerate_arguments("viarl.stages.x", ["--a", "b"], launcher))
+    known, _, _ = _validate_launch_command(_accelerate_arguments("viarl.stages.x", ["--a", "b"], launcher, "x"))
     known.deepspeed_fields_from_accelerate_config = ""  # accelerate sets it before it goes on
     made: dict[str, str] = prepare_deepspeed_cmd_env(known)[1] if known.use_deepspeed else prepare_multi_gpu_env(known)
     return known, made

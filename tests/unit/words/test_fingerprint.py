@@ -44,15 +44,7 @@ def edited(root: Path, name: str, text: str) -> bool:
 
 def test_closure(library: Path) -> None:
     """Absolute, relative and late imports, and the packages that hold the modules."""
-    expected = {
-        "viarl",
-        "viarl.stages",
-        STAGE,
-        "viarl.rl",
-        "viarl.rl.reward",
-        "viarl.rl.parts",
-        "viarl.late",
-    }
+    expected = {"viarl", "viarl.stages", STAGE, "viarl.rl", "viarl.rl.reward", "viarl.rl.parts", "viarl.late"}
     assert subject.closure(STAGE, library) == expected
 
 
@@ -88,6 +80,37 @@ def test_changed(library: Path, name: str, text: str) -> None:
 def test_docstring_as_value_counts(library: Path) -> None:
     """Only a docstring is left out, not any text."""
     assert edited(library, "late.py", "def f():\n    return 1\n\n\nTEXT = 'a'\n")
+
+
+SETTINGS = """
+class Settings(BaseModel):
+    beta: float = key("weight of the KL", 0.1, ge=0, unit="nats", source="the paper")
+    rate: Annotated[float, Field(gt=0, description="of AdamW")] = 1e-3
+    '''The learning rate.'''
+    kind: str = choice("plain", title="a title")
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("weight of the KL", "how much the KL to the start counts", False),
+        ('unit="nats", source="the paper"', 'unit="nats a token"', False),
+        ('description="of AdamW"', 'title="rate", description="AdamW\'s", examples=[1e-4]', False),
+        ("    '''The learning rate.'''\n", "", False),
+        (", 0.1,", ", 0.2,", True),
+        ("ge=0", "gt=0", True),
+        ("gt=0, ", "gt=0, lt=1, ", True),
+        ("1e-3", "1e-4", True),
+        ('choice("plain"', 'choice("group"', True),
+        ("a title", "another", True),  # of a call that describes no setting
+    ],
+)
+def test_a_better_description_retrains_nothing(library: Path, old: str, new: str, counts: bool) -> None:
+    """Defaults and bounds count, what is said about them does not."""
+    assert SETTINGS.count(old) == 1
+    edited(library, "late.py", SETTINGS)
+    assert edited(library, "late.py", SETTINGS.replace(old, new)) == counts
 
 
 def test_missing_and_broken(library: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.parsed import MALFORMED, MISSING, Collector, Notes, Parsed, Record, Unusable, records, text
+from viarl.datasets.parsed import MALFORMED, MISSING, Collector, Notes, Parsed, Record, Unusable, text
 from viarl.faults import shown
 from viarl.items import Item, safe_id
 
@@ -31,11 +31,7 @@ _REQUESTS = (
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions, several for a video. Errors: `viarl.datasets.parsed.records`."""
     found = Collector(SOURCE)
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-            continue
+    for where, _, number, record in found.read(files):
         try:
             pairs = list(_pairs(record))
         except Unusable as why:

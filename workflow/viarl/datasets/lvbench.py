@@ -27,7 +27,6 @@ from viarl.datasets.parsed import (
     Unusable,
     file_name,
     label,
-    records,
     seconds,
     text,
     texts,
@@ -47,11 +46,7 @@ _TIME = r"\s*(?:(\d{1,3}):)?(\d{1,4}):([0-5]\d)\s*"
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions; Item.groups has a "type=…" for every ability. Errors: `viarl.datasets.parsed.records`."""
     found = Collector(SOURCE)
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-            continue
+    for where, _, _, record in found.read(files):
         asked = record.get("qa")
         if not isinstance(asked, list) or not asked:
             found.drop(where, Unusable(MISSING if asked is None else MALFORMED, f"qa: {shown(asked)}"))

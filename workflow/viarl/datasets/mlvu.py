@@ -21,7 +21,6 @@ from viarl.datasets.parsed import (
     Unusable,
     file_name,
     label,
-    records,
     seconds,
     text,
 )
@@ -36,12 +35,8 @@ GENERATION_TASKS = ("subPlot", "summary")
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the multiple-choice questions; Item.task is the question_type. Errors: `records`."""
     found = Collector(SOURCE)
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-        else:
-            found.add(where, partial(_item, record, PurePosixPath(name).stem, number))
+    for where, name, number, record in found.read(files):
+        found.add(where, partial(_item, record, PurePosixPath(name).stem, number))
     return found.parsed()
 
 

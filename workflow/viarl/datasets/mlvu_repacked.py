@@ -18,7 +18,6 @@ from viarl.datasets.parsed import (
     Unusable,
     file_name,
     label,
-    records,
     seconds,
     text,
 )
@@ -33,12 +32,8 @@ TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both pack
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions; Item.task is the task_type under its name in `viarl.datasets.mlvu`. Errors: `records`."""
     found = Collector(SOURCE)
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-        else:
-            found.add(where, partial(_item, record, number))
+    for where, _, number, record in found.read(files):
+        found.add(where, partial(_item, record, number))
     return found.parsed()
 
 

@@ -188,6 +188,15 @@ class Collector:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[Dropped] = field(default_factory=list)
 
+    def read(self, files: dict[str, Path]) -> Iterator[tuple[str, str, int, Record]]:
+        """Yield (where it stands, file, number from 1, record) of `records`; what is no object is dropped."""
+        for name, number, record in records(files):
+            where = f"{name}:{number}"
+            if isinstance(record, Unusable):
+                self.drop(where, record)
+            else:
+                yield where, name, number, record
+
     def add(self, id: str, build: Callable[[Notes], tuple[Item, str]]) -> Item | None:
         """Count a question and keep the item that `build` makes, with its video's member; return it if it was kept.
 

@@ -14,18 +14,7 @@ from pathlib import Path, PurePosixPath
 from viarl.datasets import llava_video
 from viarl.datasets.choices import letter_of
 from viarl.datasets.llava_video import asked_of, video_of
-from viarl.datasets.parsed import (
-    MALFORMED,
-    OPEN_ENDED,
-    SAME_QUESTION,
-    Collector,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    records,
-    text,
-)
+from viarl.datasets.parsed import MALFORMED, OPEN_ENDED, SAME_QUESTION, Collector, Notes, Parsed, Record, Unusable, text
 from viarl.faults import shown
 from viarl.items import Item
 
@@ -42,11 +31,7 @@ def parse(files: dict[str, Path]) -> Parsed:
     """
     found = Collector(SOURCE)
     seen: dict[tuple[str, str, tuple[str, ...]], str] = {}  # the ids by video, question and options
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-            continue
+    for where, name, number, record in found.read(files):
         part = PurePosixPath(name).stem.removeprefix(PREFIX)
         item = found.add(where, partial(_item, record, part, number))
         if item is None:

@@ -11,18 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of
-from viarl.datasets.parsed import (
-    Collector,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    file_name,
-    label,
-    name_of,
-    records,
-    text,
-)
+from viarl.datasets.parsed import Collector, Notes, Parsed, Record, file_name, label, name_of, text
 from viarl.items import Item, safe_id
 
 SOURCE = "videomme"
@@ -37,11 +26,7 @@ def parse(files: dict[str, Path], subtitles: bool = False) -> Parsed:
     Which subtitles exist is only known from the archive: see `with_subtitles`. Errors: `records`.
     """
     found = Collector(SOURCE)
-    for name, number, record in records(files):
-        where = f"{name}:{number}"
-        if isinstance(record, Unusable):
-            found.drop(where, record)
-            continue
+    for where, _, _, record in found.read(files):
         item = found.add(name_of(record.get("question_id"), where), partial(_item, record))
         if item and subtitles:
             found.items[item.id] = replace(item, subtitles=f"subtitles/{item.video}.srt")

@@ -72,12 +72,7 @@ class Plan:
     """
 
     def __init__(
-        self,
-        config: Mapping[str, Any],
-        selector: Shape,
-        answerer: Shape,
-        sizes: Sizes,
-        training_set: str,
+        self, config: Mapping[str, Any], selector: Shape, answerer: Shape, sizes: Sizes, training_set: str
     ) -> None:
         self.config, self.frames, self.gpu = config, config["frames"], Gpu(**config["plan"])
         self.selector, self.answerer, self.training_set = selector, answerer, training_set
@@ -162,13 +157,7 @@ class Plan:
         """Return what asking the answerer takes on the stage's own GPU: nothing where a server has it."""
         if self.served:
             return {}
-        answering, shape = self.config["answerer"], self.answerer
-        dtype, new = answering["dtype"], answering["max_new_tokens"]
-        return {
-            "weights": float(size_of(dtype) * shape.weights),
-            "generation": inference(shape, batch, batch, self.question, new, dtype),
-            "vision pass": vision_pass(shape, batch * self.shown_patches, dtype),
-        }
+        return _asking(self.answerer, self.config["answerer"], batch, self.question, self.shown_patches)
 
     def filter_guessable(self) -> Estimate:
         """The answerer, 3 (contrast), 4 (blind) or `draws` (variance) requests a training question; and the survey."""
@@ -208,11 +197,7 @@ class Plan:
         completions = max(questions * (1 if name == self.training_set else 2) for name, (_, questions) in sets.items())
         seconds = self.gpu.compute(completions * forward_flops(shape, self.prompt, self.prompt**2 / 2))
         seconds += completions / batch * decode_seconds(self.gpu, shape, batch, self.prompt, new, dtype)
-        memory = {
-            "weights": float(size_of(dtype) * shape.weights),
-            "generation": inference(shape, batch, batch, self.prompt, new, dtype),
-            "vision pass": vision_pass(shape, batch * self.patches, dtype),
-        }
+        memory = _asking(shape, asked, batch, self.prompt, self.patches)
         jobs, counted = sum(counts.values()), self._counted(sets)
         return Estimate("select_frames", jobs, memory, seconds, self._features(), _host(memory), counted=counted)
 
@@ -327,6 +312,16 @@ class Plan:
         seconds = tuning["steps"] * self.gpu.compute(flops)
         host = _host({"": 4.0 * shape.weights * self.processes})
         return Estimate(stage, jobs, memory, seconds, disk, host, self.processes)
+
+
+def _asking(shape: Shape, section: Mapping[str, Any], batch: int, prompt: int, patches: int) -> dict[str, float]:
+    """Return what a model takes that is asked in batches of prompts with as many patches each."""
+    dtype = section["dtype"]
+    return {
+        "weights": float(size_of(dtype) * shape.weights),
+        "generation": inference(shape, batch, batch, prompt, section["max_new_tokens"], dtype),
+        "vision pass": vision_pass(shape, batch * patches, dtype),
+    }
 
 
 def _rank(section: Mapping[str, Any]) -> int:

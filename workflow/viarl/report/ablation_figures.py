@@ -88,9 +88,7 @@ def draw_failures(shares: Sequence[Row], path: Path) -> None:
     known = [row for row in shares if row[FOUR[0]] is not None]
     names = list(dict.fromkeys(row["benchmark"] for row in known))
     if not names:
-        made = figure(6.4, 1.6)
-        made.text(0.5, 0.5, "No question of these benchmarks has known evidence.", ha="center", va="center")
-        return save(made, path)
+        return save("No question of these benchmarks has known evidence.", path)
     last = max(row["cycle"] for row in known)
     tasks = {
         name: [row for row in known if (row["benchmark"], row["cycle"]) == (name, last) and row["task"]]
@@ -137,9 +135,7 @@ def draw_saturation(comparison: Comparison, path: Path) -> None:
     longest = max(finals, key=lambda row: row["cycle"])  # the first of equals: main
     runs = list(dict.fromkeys([MAIN, longest["ablation"]]))
     if not longest["cycle"]:
-        made = figure(6.4, 1.6)
-        made.text(0.5, 0.5, "No cycle was run.", ha="center", va="center")
-        return save(made, path)
+        return save("No cycle was run.", path)
     made = figure(1.4 + 6.2 * len(runs), 4.6)
     grid = made.subplots(1, len(runs), squeeze=False, sharey=True)
     ends = [_gains(axes, comparison, run) for axes, run in zip(grid[0], runs, strict=True)]

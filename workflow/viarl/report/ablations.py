@@ -155,12 +155,7 @@ def grid(name: str, found: Mapping[tuple[int, str], Row]) -> Table:
             interval(learned, "accuracy"),
             interval(with_base, "learned_minus", "+"),
         ],
-        [
-            "learned minus uniform",
-            interval(with_base, "minus_uniform", "+"),
-            interval(after, "learned_minus", "+"),
-            "",
-        ],
+        ["learned minus uniform", interval(with_base, "minus_uniform", "+"), interval(after, "learned_minus", "+"), ""],
     ]
     notes = []
     if with_base is None:

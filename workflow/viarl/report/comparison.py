@@ -1,15 +1,14 @@
-"""The comparison table, as CSV for programs, Markdown to paste and a page to read: the same numbers as in eval.json."""
+"""The comparison of selectors in print: rows for programs and tables to read, the same numbers as in eval.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from viarl.evaluate.headlines import UNKNOWN
-from viarl.report import tables as prints
 from viarl.report.ablations import failures, grid
 from viarl.report.figures import Summary, benchmarks, failure_shares
 from viarl.report.style import LUCK, in_order, look
-from viarl.report.tables import Table, bounds, interval, percent
+from viarl.report.tables import Table, bounds, interval, percent, write_csv, write_markdown, write_page
 
 COLUMNS = (
     "benchmark", "cycle", "selector", "n", "accuracy", "accuracy_low", "accuracy_high", "evidence_recall",
@@ -38,11 +37,6 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
                 row |= {f"learned_minus_{end}": paired.get(end) for end in ("low", "high")}
                 found.append(row)
     return found
-
-
-def write_csv(summaries: Sequence[Summary], path: Path) -> None:
-    """Write the rows as CSV; a value that is unknown is an empty field."""
-    prints.write_csv(path, COLUMNS, rows(summaries))
 
 
 def tables(summaries: Sequence[Summary]) -> list[Table]:
@@ -108,11 +102,9 @@ def _of(entry: dict[str, Any], kind: str) -> dict[str, Any]:
     return found
 
 
-def write_markdown(summaries: Sequence[Summary], path: Path) -> None:
-    """Write the tables as Markdown."""
-    prints.write_markdown(path, tables(summaries), LEGEND)
-
-
-def write_page(summaries: Sequence[Summary], path: Path) -> None:
-    """Write the tables as one HTML page without outside references."""
-    prints.write_page(path, "Comparison", tables(summaries), LEGEND)
+def write(summaries: Sequence[Summary], folder: Path) -> None:
+    """Write comparison.csv, .md and .html."""
+    printed = tables(summaries)
+    write_csv(folder / "comparison.csv", COLUMNS, rows(summaries))
+    write_markdown(folder / "comparison.md", printed, LEGEND)
+    write_page(folder / "comparison.html", "Comparison", printed, LEGEND)

@@ -53,8 +53,7 @@ def draw_rewards(records: Sequence[Record], path: Path) -> None:
     cycles = by_cycle(records, "train_selector")
     drawn = panels(cycles)
     if not drawn:
-        _nothing(path, "No selector was trained: there are no reward curves.")
-        return
+        return save("No selector was trained: there are no reward curves.", path)
     across = min(4, len(drawn))
     down = -(-len(drawn) // across)
     made = figure(3.3 * across, 2.4 * down + 0.5)
@@ -96,8 +95,7 @@ def draw_timing(records: Sequence[Record], path: Path) -> None:
     """Draw the seconds of every stage, by cycle (left), and of the phases of an RL step (right)."""
     finished = [record for record in records if record.status == "FINISHED" and record.header["stage"] != "make_report"]
     if not finished:
-        _nothing(path, "No finished stage was recorded: there are no times.")
-        return
+        return save("No finished stage was recorded: there are no times.", path)
     phases = [record for record in by_cycle(finished, "train_selector") if _phases(record)]
     made = figure(12.5, max(3.2, 0.36 * len({record.header["stage"] for record in finished}) + 1.6))
     left, right = made.subplots(1, 2, width_ratios=[1.25, 1]) if phases else (made.subplots(), None)
@@ -156,9 +154,3 @@ def _steps(axes: "Axes", records: Sequence[Record]) -> None:
     axes.set_title("Phases of a selector training step")
     axes.grid(axis="y", visible=False)
     axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5)
-
-
-def _nothing(path: Path, text: str) -> None:
-    made = figure(6.4, 1.6)
-    made.text(0.5, 0.5, text, ha="center", va="center")
-    save(made, path)

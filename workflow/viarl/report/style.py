@@ -97,8 +97,11 @@ def figure(width: float, height: float) -> "Figure":
     return made
 
 
-def save(made: "Figure", path: Path) -> None:
-    """Write a figure as PNG at 150 dots an inch, atomically."""
+def save(drawn: "Figure | str", path: Path) -> None:
+    """Write a figure, or a text that says why there is none, as PNG at 150 dots an inch, atomically."""
+    made = figure(6.4, 1.6) if isinstance(drawn, str) else drawn
+    if isinstance(drawn, str):
+        made.text(0.5, 0.5, drawn, ha="center", va="center")
     with atomic_path(path) as temporary:
         made.savefig(temporary, format="png", dpi=150, facecolor="white")
 

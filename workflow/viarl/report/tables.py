@@ -1,20 +1,19 @@
 """Tables as CSV for programs, Markdown to paste and an HTML page to read."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from viarl.files import write_text
 
 STYLE = (
     "body{font:15px sans-serif;color:#333;margin:24px}table{border-collapse:collapse}h2{font-size:18px}"
-    "th,td{padding:5px 9px;border-bottom:1px solid #ddd;text-align:right;vertical-align:top}td{white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}p{max-width:60em}"
-    "th.prose,td.prose{text-align:left;white-space:normal;min-width:14em}"
+    "th,td{padding:5px 9px;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}"
+    "td{white-space:nowrap}td+td:not([style]){white-space:normal;min-width:14em}p{max-width:60em}"
 )
 
 
@@ -34,32 +33,26 @@ class Table:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as CSV; a value that is unknown (None) is an empty field, several values stand with spaces between."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+    frame = pandas.DataFrame([[_field(row[name]) for name in columns] for row in rows], columns=columns, dtype=object)
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def write_markdown(path: Path, tables: Iterable[Table], legend: str) -> None:
     """Write tables as Markdown."""
-    lines = []
+    parts = []
     for table in tables:
-        rule = ["---", *("---" if name in table.prose else "---:" for name in table.header[1:])]
-        lines += [f"### {table.title}", "", *map(_line, [table.header, rule, *table.cells]), ""]
-        lines += [*(f"- {note}" for note in table.notes), ""]
-    write_text(path, "\n".join([*lines, legend]) + "\n")
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in table.cells]
+        parts += [f"### {table.title}", _print(table, cells, "pipe"), "\n".join(f"- {note}" for note in table.notes)]
+    write_text(path, "\n\n".join([*filter(None, parts), legend]) + "\n")
 
 
 def write_page(path: Path, title: str, tables: Iterable[Table], legend: str) -> None:
     """Write tables as one HTML page without outside references."""
-    body = []
+    body = [f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"]
     for table in tables:
-        body.append(f"<h2>{escape(table.title)}</h2><table><tr>{_cells('th', table.header, table)}</tr>")
-        body += [f"<tr>{_cells('td', cells, table)}</tr>" for cells in table.cells]
-        body.append("</table>" + "".join(f"<p>{escape(note)}</p>" for note in table.notes))
-    head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-    write_text(path, f"{head}{''.join(body)}<p>{escape(legend.replace('*', ''))}</p>\n")
+        body += [f"<h2>{escape(table.title)}</h2>", _print(table, table.cells, "html")]
+        body += [f"<p>{escape(note)}</p>" for note in table.notes]
+    write_text(path, "\n".join([*body, f"<p>{escape(legend.replace('*', ''))}</p>\n"]))
 
 
 def bounds(value: float, low: float, high: float, sign: str = "") -> str:
@@ -85,10 +78,8 @@ def _field(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _cells(tag: str, texts: Sequence[str], table: Table) -> str:
-    classes = [" class=prose" if name in table.prose else "" for name in table.header]
-    return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in zip(classes, texts, strict=True))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _print(table: Table, cells: list[list[str]], form: str) -> str:
+    """Return cells below the table's header; all columns but the first and those of prose are aligned to the right."""
+    sides = ["left", *("left" if name in table.prose else "right" for name in table.header[1:])]
+    frame = pandas.DataFrame(cells, columns=table.header)
+    return str(frame.to_markdown(index=False, tablefmt=form, colalign=sides, disable_numparse=True))

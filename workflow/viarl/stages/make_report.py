@@ -9,8 +9,8 @@ from typing import Any
 from viarl.command import run
 from viarl.evaluate.rows import read_rows
 from viarl.items import read_items
+from viarl.report import comparison
 from viarl.report.ablation_figures import draw_failures
-from viarl.report.comparison import write_csv, write_markdown, write_page
 from viarl.report.curves import draw_rewards, draw_timing
 from viarl.report.figures import draw_accuracy, draw_tasks, failure_shares, read_summaries
 from viarl.report.filmstrip import Pick, Question, choose, draw_filmstrip
@@ -80,9 +80,7 @@ def main(settings: Settings) -> None:
         draw_failures(failure_shares(summaries), settings.folder / "failures.png")
         draw_rewards(records, settings.folder / "rewards.png")
         draw_timing(records, settings.folder / "timing.png")
-        write_csv(summaries, settings.folder / "comparison.csv")
-        write_markdown(summaries, settings.folder / "comparison.md")
-        write_page(summaries, settings.folder / "comparison.html")
+        comparison.write(summaries, settings.folder)
         cache = FrameCache(settings.frames)
         usable = [question for question in questions(settings) if question.item.video in cache]
         (settings.folder / "filmstrips").mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
     python -m viarl.training.launch viarl.stages.train_selector --settings '{…}' --items a.jsonl …
 
 `launcher` in $VIARL_RUNTIME says how. One process without sharding is the stage itself, in this very process. Several
-run on this machine alone (more machines are not supported), each on its own GPU (viarl.training.process); the log is
-the first one's.
+run on this machine alone (more machines are not supported), each on its own GPU (viarl.training.process). The log is
+the first one's; of the others the last lines are shown, and only where they fail.
 
 SIGTERM and SIGINT are passed on to all of them, which save a checkpoint and end; the exit status is then 143 or 130, as
 that of one process. When one fails, the others are ended, within half a minute also where they wait for the dead one.
@@ -17,10 +17,12 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -31,6 +33,7 @@ from viarl.config.launcher import KINDS, accelerate_kind
 from viarl.progress import leave_broken_pipes, say
 
 AGAIN_S = 5.0  # seconds until a signal is passed on again, for processes that were just being started
+LAST = 30  # lines of a failed process that are shown
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,27 @@ def run_several(module: str, arguments: Sequence[str], launcher: Launcher) -> in
 
     for name in ("agent.server.api", "multiprocessing.api"):  # they report each process that is ended
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
-    try:
-        launch_command(_accelerate_arguments(module, arguments, launcher))
-    except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        return _told(number, failure.exitcode, launcher.processes, signals.told)
-    finally:
-        signals.stop()
+    with TemporaryDirectory() as outputs:
+        try:
+            launch_command(_accelerate_arguments(module, arguments, launcher, outputs))
+        except ChildFailedError as error:
+            for number, failure in error.failures.items():
+                if 0 < failure.exitcode < 128:  # the polite end by a signal has no more to say
+                    _show(Path(outputs), number, launcher.processes)
+            number, failure = error.get_first_failure()
+            return _told(number, failure.exitcode, launcher.processes, signals.told)
+        finally:
+            signals.stop()
     return 0
+
+
+def _show(outputs: Path, number: int, processes: int) -> None:
+    """Print the last lines of a process, each with its number; the first one's are in the log."""
+    for path in sorted(outputs.glob(f"*/attempt_0/{number}/std*.log")):
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in deque(lines, LAST):
+                shown = line.rstrip().rpartition("\r")[2]  # of a line that was written over, what was left to see
+                say(f"[process {number + 1} of {processes}] {shown}")
 
 
 def _check(launcher: Launcher) -> None:
@@ -141,7 +157,7 @@ def _on_cpu(launcher: Launcher) -> bool:
     return launcher.device == "cpu" or (launcher.device == "auto" and not torch.cuda.is_available())
 
 
-def _accelerate_arguments(module: str, arguments: Sequence[str], launcher: Launcher) -> Namespace:
+def _accelerate_arguments(module: str, arguments: Sequence[str], launcher: Launcher, outputs: str) -> Namespace:
     from accelerate.commands.launch import launch_command_parser
 
     options = ["--config_file", str(launcher.config), "--num_processes", str(launcher.processes), "--module"]
@@ -150,6 +166,7 @@ def _accelerate_arguments(module: str, arguments: Sequence[str], launcher: Launc
     # port for it would be open to all, and what comes through it is unpickled), and talk on loopback
     known.rdzv_backend, known.rdzv_conf = "c10d", "store_type=file"
     known.local_addr, known.main_process_port = "127.0.0.1", 0
+    known.log_dir, known.redirects = outputs, ",".join(f"{number}:3" for number in range(1, launcher.processes))
     # the job's cores are shared by its processes
     known.num_cpu_threads_per_process = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // launcher.processes)
     known.signals_to_handle = "SIGHUP"  # those that end a job politely are handled here, without a time limit

@@ -14,10 +14,10 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
@@ -43,7 +43,6 @@ WAIT_S = 0.1  # seconds before the connection is opened again; three times that 
 LONGEST_WAIT_S = 60.0
 LIMITED_S = 60.0  # seconds before the next request where the hub says that there were too many
 TIMEOUT_S = 30.0  # seconds without a byte
-CHUNK = 2**20  # bytes
 _RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -71,11 +70,9 @@ class RemoteFile:
             return False
         if self.sha256:
             return sha256_file(path) == self.sha256
-        digest = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        begun = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with path.open("rb") as handle:
-            while chunk := handle.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest() == self.blob
+            return hashlib.file_digest(handle, lambda: begun).hexdigest() == self.blob
 
 
 def safe_path(name: str) -> PurePosixPath | None:
@@ -303,13 +300,3 @@ def matching(files: Sequence[RemoteFile], patterns: Sequence[str]) -> list[Remot
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts part_2 before part_10."""
     return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in re.split(r"(\d+)", name)]
-
-
-def files_record(files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
-    """Return a listing as JSON values; `files_from` reads it."""
-    return [asdict(file) for file in files]
-
-
-def files_from(record: Sequence[dict[str, Any]]) -> list[RemoteFile]:
-    """Return a listing that `files_record` wrote."""
-    return [RemoteFile(**entry) for entry in record]

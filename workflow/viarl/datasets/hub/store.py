@@ -18,16 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viarl.datasets.hub.archives import ArchiveError, Extracted, Joined, Member, Parts, extract, names, whole_name
-from viarl.datasets.hub.client import (
-    COMMIT,
-    HubError,
-    RemoteFile,
-    Repository,
-    files_from,
-    files_record,
-    matching,
-    safe_path,
-)
+from viarl.datasets.hub.client import COMMIT, HubError, RemoteFile, Repository, matching, safe_path
 from viarl.datasets.hub.manifest import Source
 from viarl.files import read_json, sha256_file, write_json
 from viarl.items import safe_id
@@ -49,6 +40,7 @@ class Archive:
     def __init__(self, name: str, parts: Sequence[RemoteFile], plain: bool) -> None:
         self.name, self.parts, self.plain = name, list(parts), plain
         self.size = sum(part.size for part in parts)
+        self.record = [asdict(part) for part in parts]
 
 
 class Store:
@@ -110,9 +102,9 @@ class Store:
             path, commit = self.folder / "listing.json", self.repository.commit
             kept = read_json(path) if path.exists() else {}
             if kept.get("commit") != commit:
-                kept = {"commit": commit, "files": files_record(self.repository.list_files())}
+                kept = {"commit": commit, "files": [asdict(file) for file in self.repository.list_files()]}
                 write_json(path, kept)
-            self._listing = files_from(kept["files"])
+            self._listing = [RemoteFile(**file) for file in kept["files"]]
         return self._listing
 
     def annotations(self, patterns: Sequence[str]) -> dict[str, Path]:
@@ -154,7 +146,7 @@ class Store:
     def _is_same(self, archive: Archive) -> bool:
         """Tell whether the record, whole or not, is of this very archive."""
         path = self._record_path(archive)
-        return path.exists() and bool(read_json(path)["parts"] == files_record(archive.parts))
+        return path.exists() and bool(read_json(path)["parts"] == archive.record)
 
     def _record_path(self, archive: Archive) -> Path:
         return self.folder / "archives" / f"{safe_id(archive.name)}.json"
@@ -165,7 +157,7 @@ class Store:
         if not path.exists():
             return None
         kept = read_json(path)
-        if not kept["whole"] or kept["parts"] != files_record(archive.parts):
+        if not kept["whole"] or kept["parts"] != archive.record:
             return None
         files = {target: Member(**member) for target, member in kept["files"].items()}
         return Extracted(files, kept["refused"], kept["names"])
@@ -173,7 +165,7 @@ class Store:
     def _write_record(self, archive: Archive, found: Extracted, whole: bool) -> None:
         record = {
             "whole": whole,
-            "parts": files_record(archive.parts),
+            "parts": archive.record,
             "files": {target: asdict(member) for target, member in sorted(found.files.items())},
             "refused": dict(sorted(found.refused.items())),
             "names": found.names,
