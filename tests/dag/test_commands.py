@@ -20,7 +20,7 @@ def check_commands(text: str) -> set[str]:
     """Parse the command lines that a dry run prints with the stages' own parser; return the stages."""
     stages = set()
     for stage, arguments in re.findall(
-        r"python -m (?:viarl\.launch )?viarl\.stages\.(\w+) (--settings .*) 2>&1 \| tee", text
+        r"python -m (?:viarl\.training\.launch )?viarl\.stages\.(\w+) (--settings .*) 2>&1 \| tee", text
     ):
         parse(importlib.import_module(f"viarl.stages.{stage}").Settings, shlex.split(arguments))
         stages.add(stage)
