@@ -73,16 +73,21 @@ def fill(root: Path, steps: int = 4) -> None:
             summarise(root, run, cycle, 0.4 + 0.1 * cycle + 0.01 * place)
 
 
-def mirror(known: Tracking) -> tuple[dict[str, Any], list[Any]]:
-    """Return the root's parents by name and the other runs; each must hold each point once."""
+def client(known: Tracking) -> Any:
+    """An MLflow client of the settings' store."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(known.destination)
-    (experiment,) = [one for one in client.search_experiments() if one.tags.get("viarl.experiment")]
-    found = list(client.search_runs([experiment.experiment_id], max_results=1000))
+    return MlflowClient(known.destination)
+
+
+def mirror(known: Tracking) -> tuple[dict[str, Any], list[Any]]:
+    """Return the root's parents by name and the other runs; each must hold each point once."""
+    store = client(known)
+    (experiment,) = [one for one in store.search_experiments() if one.tags.get("viarl.experiment")]
+    found = list(store.search_runs([experiment.experiment_id], max_results=1000))
     for run in found:
         for key in run.data.metrics:
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+            steps = [point.step for point in store.get_metric_history(run.info.run_id, key)]
             assert len(steps) == len(set(steps)), (run.info.run_name, key)
     children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
     parents = [run for run in found if run not in children]
@@ -93,7 +98,4 @@ def mirror(known: Tracking) -> tuple[dict[str, Any], list[Any]]:
 
 def history(known: Tracking, run: Any, key: str) -> list[tuple[int, float]]:
     """(step, value) of a metric in MLflow."""
-    from mlflow import MlflowClient
-
-    points = MlflowClient(known.destination).get_metric_history(run.info.run_id, key)
-    return sorted((point.step, point.value) for point in points)
+    return sorted((point.step, point.value) for point in client(known).get_metric_history(run.info.run_id, key))

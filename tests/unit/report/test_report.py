@@ -307,22 +307,11 @@ class Frames:
 def test_the_stage_draws_everything_and_records_it(summaries, tmp_path, monkeypatch):
     monkeypatch.setattr(make_report, "FrameCache", Frames)
     asked = [question(i, task) for i, task in enumerate(["none", "after", "end"])]
+    own = {"benchmark": "needle", "cycle": 2, "groups": [], "protocol": "own", "draw": 0, "answer": "B"}
     table = [
-        {
-            "benchmark": "needle",
-            "cycle": 2,
-            "item": entry.item.id,
-            "video": entry.item.video,
-            "task": entry.item.task,
-            "groups": [],
-            "protocol": "own",
-            "question": entry.item.question,
-            "draw": 0,
-            "answer": "B",
-            **vars(pick),
-        }
-        for entry in asked
-        for pick in entry.picks
+        own | {name: getattr(item, name) for name in ("video", "task", "question")} | {"item": item.id} | vars(pick)
+        for item, picks in ((entry.item, entry.picks) for entry in asked)
+        for pick in picks
     ]
     write_rows(tmp_path / "needle.parquet", table)
     write_records(tmp_path / "items.jsonl", [entry.item for entry in asked])

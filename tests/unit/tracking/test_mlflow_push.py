@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mirrored import CONFIG, RUNS, fill, history, mirror, settings, summarise, train
+from mirrored import CONFIG, RUNS, client, fill, history, mirror, settings, summarise, train
 from viarl.stages import sync_mlflow
 from viarl.tracking.mlflow import push
 from viarl.tracking.record import Tracking, mark_path, records
@@ -14,17 +14,13 @@ from viarl.tracking.record import Tracking, mark_path, records
 
 def view(known: Tracking) -> Any:
     """The saved view of the root's experiment."""
-    from mlflow import MlflowClient
-
-    (experiment,) = [one for one in MlflowClient(known.destination).search_experiments() if "viarl.root" in one.tags]
+    (experiment,) = [one for one in client(known).search_experiments() if "viarl.root" in one.tags]
     return json.loads(experiment.tags["mlflow.sharedViewState.ablations"])
 
 
 def artifacts(known: Tracking, run: Any, folder: str = "") -> list[str]:
     """Paths of a run's artifacts."""
-    from mlflow import MlflowClient
-
-    return [entry.path for entry in MlflowClient(known.destination).list_artifacts(run.info.run_id, folder)]
+    return [entry.path for entry in client(known).list_artifacts(run.info.run_id, folder)]
 
 
 def check_whole(known: Tracking) -> None:
@@ -84,15 +80,13 @@ def test_runs_stand_side_by_side(tmp_path):
 
 @pytest.mark.usefixtures("tables")
 def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_path):
-    from mlflow import MlflowClient
-
     known = settings(tmp_path)
     fill(tmp_path)
     sync_mlflow.main(sync_mlflow.Settings(known))
     before, _ = mirror(known)
-    client = MlflowClient(known.destination)
-    client.set_tag(before["main seed 0"].info.run_id, "mlflow.note.content", "the one to look at")
-    client.set_tag(before["main seed 1"].info.run_id, "mlflow.runName", "my second")
+    store = client(known)
+    store.set_tag(before["main seed 0"].info.run_id, "mlflow.note.content", "the one to look at")
+    store.set_tag(before["main seed 1"].info.run_id, "mlflow.runName", "my second")
     other = CONFIG | {"frames": CONFIG["frames"] | {"selected": 3}}
     train(tmp_path, "", other)  # another configuration
     summarise(tmp_path, "seed1/", 1, 0.7)  # the same one, other numbers
@@ -110,29 +104,25 @@ def test_changed_numbers_take_a_new_parent_and_nothing_of_people_is_lost(tmp_pat
     steps = [step for step, _ in history(known, after["no_length seed 0"], "learned/needle")]
     assert steps == [0, 1, 2]
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {run.info.run_id for run in after.values()}
-    assert client.get_run(before["main seed 0"].info.run_id).info.lifecycle_stage == "deleted"
+    assert store.get_run(before["main seed 0"].info.run_id).info.lifecycle_stage == "deleted"
 
 
 def test_two_roots_on_one_server_do_not_mix(tmp_path):
-    from mlflow import MlflowClient
-
     uri = f"sqlite:///{tmp_path / 'shared.db'}"
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         train(tmp_path / name, "")
         sync_mlflow.main(sync_mlflow.Settings(settings(tmp_path / name, uri=uri)))
-    client = MlflowClient(uri)
-    found = {one.name: one.experiment_id for one in client.search_experiments() if one.name != "Default"}
+    store = client(settings(tmp_path, uri=uri))
+    found = {one.name: one.experiment_id for one in store.search_experiments() if one.name != "Default"}
     assert set(found) == {f"viarl {tmp_path / name}" for name in ("a", "b")}
     for number in found.values():
-        runs = [run.info.run_name for run in client.search_runs([number])]
+        runs = [run.info.run_name for run in store.search_runs([number])]
         assert sorted(runs) == ["main seed 0", "train_selector cycle 1 (main seed 0)"]
 
 
 def test_a_root_that_was_moved_has_its_artifacts_with_it(tmp_path):
     """MLflow keeps an experiment's artifacts where they went first, so the moved root has a new one, whole."""
-    from mlflow import MlflowClient
-
     (tmp_path / "a").mkdir()
     summarise(tmp_path / "a", "", 0, 0.4)
     sync_mlflow.main(sync_mlflow.Settings(settings(tmp_path / "a")))
@@ -142,10 +132,10 @@ def test_a_root_that_was_moved_has_its_artifacts_with_it(tmp_path):
     for _ in range(2):
         sync_mlflow.main(sync_mlflow.Settings(known))
     assert not (tmp_path / "a").exists()
-    client = MlflowClient(known.destination)
-    names = {one.name: one.experiment_id for one in client.search_experiments() if one.name != "Default"}
+    store = client(known)
+    names = {one.name: one.experiment_id for one in store.search_experiments() if one.name != "Default"}
     assert set(names) == {f"viarl {tmp_path / name}" for name in ("a", "b")}
-    found = {run.info.run_name: run for run in client.search_runs([names[f"viarl {tmp_path / 'b'}"]])}
+    found = {run.info.run_name: run for run in store.search_runs([names[f"viarl {tmp_path / 'b'}"]])}
     assert set(found) == {"main seed 0", *(f"summarise_evaluation cycle {c} (main seed 0)" for c in (0, 1))}
     for cycle in (0, 1):
         run = found[f"summarise_evaluation cycle {cycle} (main seed 0)"]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from mirrored import REPOSITORY, client, history
 from viarl.stages import sync_mlflow
 from viarl.tracking.mlflow import push
 from viarl.tracking.record import Tracking, git_tags, mark_path, read_record
 from viarl.tracking.start import start_run
 
-WORKFLOW = Path(__file__).parents[3] / "workflow"
+WORKFLOW = REPOSITORY / "workflow"
 
 
 @pytest.fixture
@@ -33,13 +34,6 @@ def settings(tmp_path: Path) -> Tracking:
     )
 
 
-def client(settings: Tracking):
-    """An MLflow client of the settings' store."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(settings.destination)
-
-
 def runs(settings: Tracking) -> list:
     """All MLflow runs of the settings' experiment that mirror a record."""
     store = client(settings)
@@ -47,11 +41,6 @@ def runs(settings: Tracking) -> list:
     assert experiment.name == f"viarl {settings.root}"
     found = store.search_runs([experiment.experiment_id])
     return [run for run in found if "mlflow.parentRunId" in run.data.tags]
-
-
-def history(settings: Tracking, run, key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric in MLflow."""
-    return sorted((point.step, point.value) for point in client(settings).get_metric_history(run.info.run_id, key))
 
 
 def log(settings: Tracking, loss: float, step: int = 0, **params: float) -> None:
