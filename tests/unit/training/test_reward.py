@@ -1,16 +1,17 @@
 """The reward table, the gate between index and answer, and what the answerer is asked."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from small_selector import WEIGHTS
 from viarl.answer.base import Reply
 from viarl.items import Item
+from viarl.sections import build
 from viarl.selection.prompt import parse_selection
 from viarl.training.rl.reward import Outcome, total, weighted
 from viarl.training.rl.scoring import score_completions
-from viarl.training.rl.settings import SelectorTask, Training
+from viarl.training.rl.settings import SelectorTask, Training, Weights
 
 TASK = SelectorTask(
     Training(algorithm="reinforce++", steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-4),
@@ -54,9 +55,16 @@ def test_weights_scale_the_parts_and_zero_switches_one_off():
     assert reward == {"format": 0.5, "index": 0.0, "answer": 3.0, "length": 0.0}  # one without a weight is logged too
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a stage is told of the reward."""
+
+    reward: Weights
+
+
 def test_a_weight_of_no_part_is_refused():
     with pytest.raises(ValueError, match=r"reward\.lenght = 0\.2: unknown key; did you mean 'length'"):
-        replace(TASK, reward={"lenght": 0.2})
+        build(Told, {"reward": {"lenght": 0.2}})
 
 
 class Recorder:
