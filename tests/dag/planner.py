@@ -10,7 +10,7 @@ import sys
 import tempfile
 from typing import IO
 
-import jsonschema  # noqa: F401, what the Snakefile needs is imported here once
+import pydantic  # noqa: F401, what the Snakefile needs is imported here once
 import snakemake.cli
 
 

@@ -35,8 +35,9 @@ def test_every_key_of_the_default_is_described_once() -> None:
 
 def test_the_schema_for_editors_agrees_with_the_check() -> None:
     schema = Draft202012Validator(json.loads((CHECKOUT / "workflow/schemas/config.schema.json").read_text()))
-    assert not list(schema.iter_errors(CONFIG))
-    for wrong in ({"cycels": 1}, {"seed": "x"}, {"benchmarks": ["nedle"]}, {"frames": {}}, {"reward": {"style": 1.0}}):
+    overlays = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CHECKOUT / "presets").glob("*.yaml")]
+    assert overlays and not [error for one in (CONFIG, *overlays) for error in schema.iter_errors(one)]
+    for wrong in ({"cycels": 1}, {"seed": "x"}, {"benchmarks": ["nedle"]}, {"reward": {"style": 1.0}}):
         assert list(schema.iter_errors(CONFIG | wrong)), wrong
 
 

@@ -115,13 +115,25 @@ def page(config: Mapping[str, Any]) -> str:
     return text
 
 
+def _partial(part: Any) -> Any:
+    """Return a schema without required keys, so that it fits overlays too; the check asks for every key."""
+    if isinstance(part, list):
+        return [_partial(entry) for entry in part]
+    return (
+        {name: _partial(entry) for name, entry in part.items() if name != "required"}
+        if isinstance(part, dict)
+        else part
+    )
+
+
 def documents(checkout: Path = CHECKOUT) -> dict[Path, str]:
     """Return what each file must hold."""
     configuration = (checkout / "config.yaml").read_text(encoding="utf-8")
     return {
         checkout / "config.yaml": commented(configuration),
         checkout / "docs" / "configuration.md": page(yaml.safe_load(configuration)),
-        checkout / "workflow" / "schemas" / "config.schema.json": json.dumps(schema(Configuration), indent=1) + "\n",
+        checkout / "workflow" / "schemas" / "config.schema.json": json.dumps(_partial(schema(Configuration)), indent=1)
+        + "\n",
     }
 
 
