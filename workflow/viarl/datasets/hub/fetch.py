@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 
 from viarl.datasets.hub.archives import Member
 from viarl.datasets.hub.manifest import Origin, Source
 from viarl.datasets.hub.store import Archive, Store, check_room
-from viarl.datasets.parsed import VIDEO_SUFFIXES, located
+from viarl.datasets.parsed import Claims, located
 from viarl.progress import say
 
 ELSEWHERE = "video beyond hub.archives"
@@ -51,30 +50,6 @@ class Fetched:
 def by_hash(videos: Iterable[str], seed: str = "") -> list[str]:
     """Return video ids in an order that depends on each id alone, so that the first n of a set stay the first."""
     return sorted(videos, key=lambda video: (hashlib.sha256(f"{seed}{video}".encode()).digest(), video))
-
-
-class Claims:
-    """Tells which videos a member of an archive may be; agrees with `located`, one name at a time."""
-
-    def __init__(self, members: dict[str, str]) -> None:
-        self._exact: dict[str, set[str]] = {}
-        self._loose: dict[str, set[str]] = {}
-        for video, member in members.items():
-            path = PurePosixPath(member)
-            self._exact.setdefault(str(path), set()).add(video)
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                self._loose.setdefault(str(path.with_suffix("")), set()).add(video)
-
-    def of(self, name: str) -> set[str]:
-        """Return the ids of the videos that a member of this name may be."""
-        found: set[str] = set()
-        parts = PurePosixPath(name).parts
-        for start in range(len(parts)):
-            ending = PurePosixPath(*parts[start:])
-            found |= self._exact.get(str(ending), set())
-            if ending.suffix.lower() in VIDEO_SUFFIXES:
-                found |= self._loose.get(str(ending.with_suffix("")), set())
-        return found
 
 
 def fetch_members(
@@ -129,12 +104,12 @@ class _Reader:
         return found
 
     def _is_one_of(self, videos: set[str], name: str) -> bool:
-        return bool(self.claims.of(name) & videos)
+        return not videos.isdisjoint(set().union(*self.claims.of(name)))
 
     def _may_hold(self, archive: Archive, wanted: set[str]) -> bool:
         record = self.store.record(archive)
         names = [archive.name] if archive.plain else record.names if record else None
-        return names is None or any(self.claims.of(name) & wanted for name in names)
+        return names is None or any(self._is_one_of(wanted, name) for name in names)
 
     def _share(self, archive: Archive, wanted: set[str], otherwise: float) -> float:
         record = self.store.record(archive)
@@ -211,6 +186,6 @@ class _Reader:
     def _why_missing(self, video: str, refused: dict[str, dict[str, str]]) -> str:
         for archive, reasons in refused.items():
             for name, reason in reasons.items():
-                if video in self.claims.of(name.strip("'\"")):
+                if self._is_one_of({video}, name.strip("'\"")):
                     return f"{archive} holds it as {name}, which is refused: {reason}"
         return f"{self.members[video]} is in none of {len(self.archives)} archives of {self.store.id}"
