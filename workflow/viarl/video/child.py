@@ -55,7 +55,7 @@ def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> R
 
 
 def read_with_decord(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
-    """Read as the authors do, with decord's get_batch at one thread; its silent errors are not noticed: see `reader`."""
+    """Read as the authors do, with decord's get_batch at one thread; it makes silent errors: see `reader`."""
     import decord
 
     try:

@@ -14,8 +14,6 @@ from viarl.datasets.parsed import Parsed
 from viarl.items import Item, Video
 
 ANY_LAYOUT = ("*.zip", "*.zip.*", "*.tar", "*.tar.*", "*.tgz", "*.mp4")
-OTHER_PART = "video of the other part"
-OTHER_DRAWING = "not of hub.viarl_data_parts"
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,8 @@ class FetchedSet:
 
     Args:
         items: its questions; those on missing videos are among them.
-        members_folder: of the store's videos; `pieces` are relative to it.
-        pieces: by video id, what is there.
-        missing: by video id, why it is not.
-        subtitles: by video id; `subtitles_missing`: videos that have none.
+        members_folder: of the store's videos; `pieces`, what is there by video id, are relative to it.
+        missing: by video id, why it is not there; `subtitles`: what is there of them by video id.
         sources: files of the hub that anything came from.
         card: the account, as JSON values.
     """
@@ -71,12 +67,10 @@ class FetchedSet:
 
     def videos(self, folder: str) -> list[Video]:
         """Return the videos by id, in `folder`; one that is missing has neither size nor hash."""
-        there = [
-            Video(video, f"{folder}/{piece.target}", piece.member.size, piece.member.sha256)
-            for video, piece in self.pieces.items()
-        ]
-        gone = [Video(video, f"{folder}/{video}", 0, "") for video in self.missing]
-        return sorted([*there, *gone], key=lambda video: video.id)
+        found = [Video(video, f"{folder}/{video}", 0, "") for video in self.missing]
+        for video, piece in self.pieces.items():
+            found.append(Video(video, f"{folder}/{piece.target}", piece.member.size, piece.member.sha256))
+        return sorted(found, key=lambda video: video.id)
 
     def entries(self, folder: str, subtitles: str) -> list[Entry]:
         """Return the files of the manifest: videos in `folder`, subtitles in `subtitles`."""
@@ -116,15 +110,10 @@ def fetch_set(name: str, stores: Path, choice: Choice, keep_archives: bool = Fal
     card = {"set": name, "repositories": commits, **_account(parsed, drawn, items, fetched)}
     if choice.subtitles:
         card["subtitles"] = {"there": len(texts.pieces), "missing": sorted(texts.missing)}
-    return FetchedSet(
-        items,
-        folder,
-        {video: piece for video, piece in fetched.pieces.items() if video in taken},
-        {video: why for video, why in fetched.missing.items() if video in taken},
-        texts.pieces,
-        [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])],
-        card,
-    )
+    pieces = {video: piece for video, piece in fetched.pieces.items() if video in taken}
+    missing = {video: why for video, why in fetched.missing.items() if video in taken}
+    sources = [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])]
+    return FetchedSet(items, folder, pieces, missing, texts.pieces, sources, card)
 
 
 def _store(stores: Path, choice: Choice, id: str) -> Store:
@@ -153,8 +142,9 @@ def part_of(videos: Sequence[str], part: str, share: float, seed: int) -> set[st
 def _account(parsed: Parsed, drawn: list[Item], items: list[Item], fetched: Fetched) -> dict[str, Any]:
     """Return what was found, kept and dropped by reason (found = kept + dropped), and which videos are missing."""
     asked = {item.video for item in items}
-    outside = Counter(fetched.left_out.get(item.video, OTHER_PART) for item in drawn if item.video not in asked)
-    outside[OTHER_DRAWING] += len(parsed.items) - len(drawn)
+    other = "video of the other part"
+    outside = Counter(fetched.left_out.get(item.video, other) for item in drawn if item.video not in asked)
+    outside["not of hub.viarl_data_parts"] += len(parsed.items) - len(drawn)
     missing = {video: why for video, why in sorted(fetched.missing.items()) if video in asked}
     known = parsed.card()
     return known | {

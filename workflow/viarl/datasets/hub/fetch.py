@@ -15,9 +15,6 @@ from viarl.datasets.hub.store import Archive, Store, check_room
 from viarl.datasets.parsed import Claims, located
 from viarl.progress import say
 
-ELSEWHERE = "video beyond hub.archives"
-BEYOND = "video beyond hub.limit"
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -35,7 +32,7 @@ class Fetched:
     Args:
         pieces: by video id, what is there.
         missing: by video id, why what should be there is not.
-        left_out: by video id, why it is not taken (ELSEWHERE, BEYOND).
+        left_out: by video id, why it is not taken (hub.archives, hub.limit).
         refused: members of archives that were not written, with reasons, by archive.
         sources: the archives that pieces came from, part by part.
     """
@@ -62,11 +59,9 @@ def fetch_members(
 ) -> Fetched:
     """Fetch the members (id -> name or ending of a name) that lie in the archives or files that match the patterns.
 
-    Args:
-        limit: how many are taken, the first by a hash of their ids; None is all.
-        archives: how many archives are read, the first ones; what lies in others is left out. None is all. Without
-            effect where the videos are files themselves.
-        keep: whether archives stay after they were read.
+    `limit`: how many are taken, the first by a hash of their ids. `archives`: how many are read, the first ones; what
+    lies in others is left out; without effect where the videos are files themselves. None is all. With `keep` archives
+    stay after they were read.
     """
     every = store.archives(patterns)
     if not every:
@@ -78,9 +73,9 @@ def fetch_members(
     if len(first) < len(every):
         reader.check_room_to_look()
         candidates = set(located(members, (name for one in reader.archives for name in store.contents(one).names)))
-        found.left_out = dict.fromkeys(sorted(set(members) - candidates), ELSEWHERE)
+        found.left_out = dict.fromkeys(sorted(set(members) - candidates), "video beyond hub.archives")
     chosen = by_hash(candidates)[:limit]
-    found.left_out.update(dict.fromkeys(sorted(candidates - set(chosen)), BEYOND))
+    found.left_out.update(dict.fromkeys(sorted(candidates - set(chosen)), "video beyond hub.limit"))
     reader.read_until_there(set(chosen), len(chosen) / max(1, len(members)))
     reader.account(chosen, found)
     return found
@@ -130,10 +125,9 @@ class _Reader:
     def room(self, wanted: set[str], share: float) -> tuple[int, str]:
         """Return the bytes that must be free before the first is fetched, and the sum in words.
 
-        Room = archives that lie there at one time, less what is there of them + what is taken out of them. At one time:
-        the largest alone, or all where they are kept. Taken out: 1.05 times the size of each
-        that is read, times the share of its members that is wanted (films do not shrink in an archive); where these are
-        not known, times `share`.
+        Room = archives that lie there at one time (the largest, or all where they are kept), less what is there of them
+        + what is taken out: 1.05 times the size of each that is read, times the share of its members that is wanted
+        (films do not shrink in an archive); where these are not known, times `share`.
         """
         needed = [archive for archive in self.archives if self._may_hold(archive, wanted)]
         packed = [archive.size for archive in needed if not archive.plain]

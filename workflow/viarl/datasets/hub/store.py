@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,13 +30,7 @@ WAIT_S = 2.0
 
 
 class Archive:
-    """An archive of a repository, whole or in parts, or one of its video files (`plain`).
-
-    Args:
-        name: of the whole, a path in the repository.
-        parts: its files in order.
-        plain: whether it is no archive but a file that is wanted itself.
-    """
+    """An archive, by the name of the whole and its parts in order, or one of a repository's video files (`plain`)."""
 
     def __init__(self, name: str, parts: Sequence[RemoteFile], plain: bool) -> None:
         self.name, self.parts, self.plain = name, list(parts), plain
@@ -44,22 +39,13 @@ class Archive:
 
 
 class Store:
-    """The store of a repository, locked within a `with` block.
-
-    Args:
-        root: folder of all stores.
-        id: the repository, "owner/name".
-        revision: branch, tag or commit.
-    """
+    """The store of a repository, "owner/name", below the folder of all stores; locked within a `with` block."""
 
     def __init__(self, root: Path, id: str, revision: str) -> None:
         self.id = id
         self.folder = root / id.replace("/", "--")
         self.files_folder, self.members_folder = self.folder / "files", self.folder / "members"
-        self._revision = revision
-        self._lock = FolderLock(self.folder)
-        self._repository: Repository | None = None
-        self._listing: list[RemoteFile] | None = None
+        self._revision, self._lock = revision, FolderLock(self.folder)
 
     def __enter__(self) -> Self:
         told = False
@@ -76,12 +62,10 @@ class Store:
     def __exit__(self, *error: Any) -> None:
         self._lock.__exit__(*error)
 
-    @property
+    @cached_property
     def repository(self) -> Repository:
         """The repository at the commit that is kept for its revision."""
-        if self._repository is None:
-            self._repository = Repository(self.id, self._commit())
-        return self._repository
+        return Repository(self.id, self._commit())
 
     def _commit(self) -> str:
         if COMMIT.fullmatch(self._revision):
@@ -96,20 +80,19 @@ class Store:
         say(f"{self.id}: {self._revision} stays commit {commit} until {note} and the set's items.jsonl are deleted")
         return commit
 
+    @cached_property
     def listing(self) -> list[RemoteFile]:
-        """Return the files of the commit; asked for once."""
-        if self._listing is None:
-            path, commit = self.folder / "listing.json", self.repository.commit
-            kept = read_json(path) if path.exists() else {}
-            if kept.get("commit") != commit:
-                kept = {"commit": commit, "files": [asdict(file) for file in self.repository.list_files()]}
-                write_json(path, kept)
-            self._listing = [RemoteFile(**file) for file in kept["files"]]
-        return self._listing
+        """The files of the commit; asked for once."""
+        path, commit = self.folder / "listing.json", self.repository.commit
+        kept = read_json(path) if path.exists() else {}
+        if kept.get("commit") != commit:
+            kept = {"commit": commit, "files": [asdict(file) for file in self.repository.list_files()]}
+            write_json(path, kept)
+        return [RemoteFile(**file) for file in kept["files"]]
 
     def annotations(self, patterns: Sequence[str]) -> dict[str, Path]:
         """Fetch the files that match and return {path in the repository: file}; HubError where none does."""
-        found = matching(self.listing(), patterns)
+        found = matching(self.listing, patterns)
         if not found:
             raise HubError(
                 f"{self.repository.page}: commit {self.repository.commit} has no file {' or '.join(patterns)}; set "
@@ -124,7 +107,7 @@ class Store:
         wanted = set(paths)
         return [
             Source(self.id, self.repository.commit, file.path, file.size, file.sha256, file.blob)
-            for file in self.listing()
+            for file in self.listing
             if file.path in wanted
         ]
 
@@ -134,7 +117,7 @@ class Store:
         What an earlier version of one of them gave is deleted.
         """
         groups: dict[tuple[str, bool], list[RemoteFile]] = {}
-        for file in matching(self.listing(), patterns):
+        for file in matching(self.listing, patterns):
             whole = whole_name(file.path)
             groups.setdefault((whole or file.path, whole is None), []).append(file)
         found = [Archive(name, parts, plain) for (name, plain), parts in groups.items()]
@@ -185,10 +168,7 @@ class Store:
         return known
 
     def look_into(self, archive: Archive) -> Extracted | None:
-        """Return what an archive holds without fetching it: of a zip, the hub is asked for the directory at its end.
-
-        None where that is not possible.
-        """
+        """Return what a zip holds, by the directory at its end, without fetching it; None where that cannot be."""
         if archive.plain or not archive.name.lower().endswith(".zip"):
             return None
         repository, parts = self.repository, archive.parts
