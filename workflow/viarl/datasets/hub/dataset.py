@@ -47,14 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class FetchedSet:
-    """A set whose files lie in stores.
+    """A set whose files lie in stores: questions, also on missing videos, and by video id what is there.
 
-    Args:
-        items: its questions; those on missing videos are among them.
-        members_folder: of the store's videos; `pieces`, what is there by video id, are relative to it.
-        missing: by video id, why it is not there; `subtitles`: what is there of them by video id.
-        sources: files of the hub that anything came from.
-        card: the account, as JSON values.
+    `pieces` are relative to the `members_folder`; `sources`: files of the hub that anything came from; `card`: the
+    account, as JSON values.
     """
 
     items: list[Item]
@@ -80,10 +76,7 @@ class FetchedSet:
 
 
 def fetch_set(name: str, stores: Path, choice: Choice, keep_archives: bool = False) -> FetchedSet:
-    """Fetch a set into the stores; errors: HubError, ArchiveError, and those of its parser.
-
-    With `keep_archives` archives stay after their videos were taken out.
-    """
+    """Fetch a set into the stores; errors: HubError, ArchiveError, and those of its parser."""
     module: Any = importlib.import_module(f"viarl.datasets.{choice.source}")
     patterns = module.ARCHIVES if choice.own_layout else ANY_LAYOUT
 

@@ -27,14 +27,9 @@ class Piece:
 
 @dataclass
 class Fetched:
-    """What a set takes.
+    """What a set takes: by video id what is there, why it is missing, and why it is left out (hub.archives, hub.limit).
 
-    Args:
-        pieces: by video id, what is there.
-        missing: by video id, why what should be there is not.
-        left_out: by video id, why it is not taken (hub.archives, hub.limit).
-        refused: members of archives that were not written, with reasons, by archive.
-        sources: the archives that pieces came from, part by part.
+    `refused`: members that were not written, with reasons, by archive. `sources`: the archives' parts that were used.
     """
 
     pieces: dict[str, Piece] = field(default_factory=dict)
@@ -82,8 +77,6 @@ def fetch_members(
 
 
 class _Reader:
-    """Reads archives until all that is wanted is there."""
-
     def __init__(self, store: Store, archives: Sequence[Archive], members: dict[str, str], keep: bool) -> None:
         self.store, self.archives, self.members, self.keep = store, archives, members, keep
         self.claims = Claims(members)
@@ -106,17 +99,22 @@ class _Reader:
         names = [archive.name] if archive.plain else record.names if record else None
         return names is None or any(self._is_one_of(wanted, name) for name in names)
 
-    def _share(self, archive: Archive, wanted: set[str], otherwise: float) -> float:
+    def _taken_out(self, archive: Archive, wanted: set[str], otherwise: float) -> int:
+        if archive.plain:
+            return archive.size
         record = self.store.record(archive)
-        if not record or not record.names:
-            return otherwise
-        return sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+        if record and record.names:
+            otherwise = sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+        return int(1.05 * archive.size * otherwise)
 
-    def check_room_to_look(self) -> None:
-        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+    def _look_into_all(self) -> None:
         for archive in self.archives:
             if self.store.record(archive) is None:
                 self.store.look_into(archive)
+
+    def check_room_to_look(self) -> None:
+        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+        self._look_into_all()
         unknown = [one for one in self.archives if not one.plain and self.store.record(one) is None]
         needed = sum(max(0, one.size - self.store.fetched_bytes(one)) for one in unknown)
         if needed:  # what is taken out of them is reckoned with once that is known
@@ -133,10 +131,7 @@ class _Reader:
         packed = [archive.size for archive in needed if not archive.plain]
         held = sum(packed) if self.keep else max(packed, default=0)
         there = sum(self.store.fetched_bytes(archive) for archive in needed)
-        out = sum(
-            archive.size if archive.plain else int(1.05 * archive.size * self._share(archive, wanted, share))
-            for archive in needed
-        )
+        out = sum(self._taken_out(archive, wanted, share) for archive in needed)
         why = f" ({held / 1e9:.2f} GB for archives at one time, {out / 1e9:.2f} GB for what is taken out)"
         return max(0, held - there) + out, why
 
@@ -144,9 +139,8 @@ class _Reader:
         """Fetch and read archives until the wanted members are there or none is left; `share`: as of `room`."""
         lacking = wanted - set(located({video: self.members[video] for video in wanted}, self.there()))
         if lacking:
-            for archive in self.archives if len(wanted) < len(self.members) else ():
-                if self.store.record(archive) is None:
-                    self.store.look_into(archive)
+            if len(wanted) < len(self.members):
+                self._look_into_all()
             check_room(self.store.folder, *self.room(lacking, share))
         for archive in self.archives:
             if lacking and self._may_hold(archive, lacking):

@@ -94,10 +94,8 @@ class Store:
         """Fetch the files that match and return {path in the repository: file}; HubError where none does."""
         found = matching(self.listing, patterns)
         if not found:
-            raise HubError(
-                f"{self.repository.page}: commit {self.repository.commit} has no file {' or '.join(patterns)}; set "
-                "hub.revisions to a commit that has"
-            )
+            lacking = f"commit {self.repository.commit} has no file {' or '.join(patterns)}"
+            raise HubError(f"{self.repository.page}: {lacking}; set hub.revisions to a commit that has")
         check_room(self.folder, sum(file.size for file in found if not (self.files_folder / file.path).exists()))
         paths = self.repository.download(found, self.files_folder)
         return {file.path: path for file, path in zip(found, paths, strict=True)}
@@ -105,11 +103,8 @@ class Store:
     def sources(self, paths: Iterable[str]) -> list[Source]:
         """Return what the manifest says of files of the repository."""
         wanted = set(paths)
-        return [
-            Source(self.id, self.repository.commit, file.path, file.size, file.sha256, file.blob)
-            for file in self.listing
-            if file.path in wanted
-        ]
+        files = [file for file in self.listing if file.path in wanted]
+        return [Source(self.id, self.repository.commit, one.path, one.size, one.sha256, one.blob) for one in files]
 
     def archives(self, patterns: Sequence[str]) -> list[Archive]:
         """Return what matches, the parts of an archive together, in the order of their numbers.
@@ -122,8 +117,11 @@ class Store:
             groups.setdefault((whole or file.path, whole is None), []).append(file)
         found = [Archive(name, parts, plain) for (name, plain), parts in groups.items()]
         for archive in found:  # before any is read, for their members may have changed places
-            if not self._is_same(archive):
-                self._forget(archive)
+            path = self._record_path(archive)
+            if path.exists() and not self._is_same(archive):
+                for target in filter(safe_path, read_json(path)["files"]):
+                    (self.members_folder / target).unlink(missing_ok=True)
+                path.unlink()
         return found
 
     def _is_same(self, archive: Archive) -> bool:
@@ -136,11 +134,7 @@ class Store:
 
     def record(self, archive: Archive) -> Extracted | None:
         """Return what is known of an archive that was read, None where it was not, or has changed since."""
-        path = self._record_path(archive)
-        if not path.exists():
-            return None
-        kept = read_json(path)
-        if not kept["whole"] or kept["parts"] != archive.record:
+        if not self._is_same(archive) or not (kept := read_json(self._record_path(archive)))["whole"]:
             return None
         files = {target: Member(**member) for target, member in kept["files"].items()}
         return Extracted(files, kept["refused"], kept["names"])
@@ -226,15 +220,6 @@ class Store:
         for part in archive.parts:
             for file in self._fetched(part):
                 file.unlink(missing_ok=True)
-
-    def _forget(self, archive: Archive) -> None:
-        """Delete what an earlier version of an archive gave."""
-        path = self._record_path(archive)
-        if path.exists():
-            for target in read_json(path)["files"]:
-                if safe_path(target):
-                    (self.members_folder / target).unlink(missing_ok=True)
-            path.unlink()
 
 
 def check_room(folder: Path, needed: int, why: str = "", keys: str = "hub.limit, hub.archives") -> None:
