@@ -40,8 +40,7 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
 
     The options are the last lines that begin with A, B, C …; a line without a letter goes on with the option before it.
-    "Question:" and "Options:" before the two are left out. Unusable where there are no two options, no question, or
-    letters that are out of order.
+    Unusable where there are no two options, no question, or letters that are out of order.
     """
     lines = [line.strip() for line in text.splitlines()]
     found = [_LETTERED.fullmatch(line) for line in lines]

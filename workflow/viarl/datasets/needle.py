@@ -140,10 +140,7 @@ def _distractors(rng: np.random.Generator, frames: int) -> tuple[Thing, ...]:
 
 
 def plan(seed: int, stream: str, index: int) -> Scene:
-    """Write the script of video `index` of a stream: a split's name or any other (the stand-ins' own pretraining).
-
-    The stream "shifted" has other backgrounds, lengths and a stronger compression; all others are alike.
-    """
+    """Write the script of video `index` of a stream: a split's name or any other (the stand-ins' own pretraining)."""
     rng = generator(seed, stream, index)
     frames = int(rng.choice(_LENGTHS.get(stream, (64,))))
     background = str(rng.choice(_BACKGROUNDS.get(stream, _USUAL_BACKGROUNDS)))
@@ -170,10 +167,7 @@ def repeated_cards(scene: Scene) -> tuple[int, int]:
 
 
 def question(scene: Scene, task: str, card: int | None = None) -> Question:
-    """Put a question to a scene: task "none" on a given `card`, or a temporal task on the repeated colour.
-
-    Errors: ValueError if the question would have no or two answers in this scene.
-    """
+    """Put a question: task "none" on a given `card`, or a temporal one; ValueError where it has not one answer."""
     if task == "none":
         if card is None or scene.cards[card].colour == scene.repeated:
             raise ValueError(f"{scene.id}: a question without words of time needs a card whose colour occurs once")
@@ -217,10 +211,7 @@ def _first_possible(scene: Scene, tasks: list[str], rng: np.random.Generator, ta
 
 
 def make_items(scenes: Sequence[Scene], questions_per_video: int, rng: np.random.Generator, source: str) -> list[Item]:
-    """Put questions to the scenes of a set: different cards in each video, tasks and answer letters balanced.
-
-    Errors: ValueError if more questions are wanted than a video can always bear.
-    """
+    """Put questions to scenes: different cards in each, tasks and letters balanced; ValueError for too many."""
     if not 1 <= questions_per_video <= MAX_QUESTIONS:
         raise ValueError(f"needle.questions_per_video is {questions_per_video}; set it between 1 and {MAX_QUESTIONS}")
     letters: dict[bool, list[str]] = {False: [], True: []}  # a deck each for plain and temporal questions

@@ -55,15 +55,10 @@ class Dropped:
 
 @dataclass
 class Parsed:
-    """A data set as items, and the account of what is not kept.
+    """A data set as items, and the account of what is not kept; `notes`: what is odd about items that were kept.
 
-    Attributes:
-        source: name of the data set.
-        by_id: items in the order of the files.
-        members: by video id, the archive member or repository file that holds the video, or the ending of its path;
-            see `located`.
-        subtitles: by video id, likewise, the subtitles that may exist.
-        dropped: what was dropped; `notes`: what is odd about items that were kept.
+    `members` holds by video id the archive member or repository file of the video, or the ending of its path (see
+    `located`); `subtitles` likewise, where they may exist.
     """
 
     source: str
@@ -132,13 +127,9 @@ class Parsed:
 
     def card(self) -> dict[str, Any]:
         """Return the account for results/data_card.json: found, kept, dropped and noted by reason, and which."""
-        return {
-            "found": self.found,
-            "kept": len(self.by_id),
-            "dropped": dict(sorted(Counter(one.reason for one in self.dropped).items())),
-            "noted": dict(sorted(Counter(one.reason for one in self.notes).items())),
-            "listed": [asdict(one) for one in (*self.dropped, *self.notes)[:LISTED]],
-        }
+        dropped, noted = (dict(sorted(Counter(x.reason for x in them).items())) for them in (self.dropped, self.notes))
+        listed = [asdict(one) for one in (*self.dropped, *self.notes)[:LISTED]]
+        return {"found": self.found, "kept": len(self.by_id), "dropped": dropped, "noted": noted, "listed": listed}
 
 
 class Claims:
@@ -181,10 +172,9 @@ def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
 
 
 def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusable]]:
-    """Yield (file in the repository, number from 1, record) of JSON, JSON lines and parquet files, by path.
+    """Yield (file in the repository, number from 1, record or why it is none) of JSON, JSON lines and parquet files.
 
-    A record that is no object comes as the reason to drop it. Errors: ValueError naming file and remedy for a file that
-    is none of the three or holds no record at all.
+    Errors: ValueError naming file and remedy for a file that is none of the three or holds no record at all.
     """
     if not files:
         raise ValueError("no annotation file was given; download the data set's annotations first")
@@ -215,14 +205,13 @@ def _json(path: Path) -> list[Any]:
 
 
 def _json_lines(path: Path) -> list[Any]:
-    found: list[Any] = []
-    for _, line in text_lines(path):
-        if line.strip():
-            try:
-                found.append(json_object(line))
-            except ValueError:
-                found.append(line.strip())
-    return found
+    def record_of(line: str) -> Any:
+        try:
+            return json_object(line)
+        except ValueError:
+            return line.strip()
+
+    return [record_of(line) for _, line in text_lines(path) if line.strip()]
 
 
 def _parquet(path: Path) -> list[Any]:

@@ -53,15 +53,9 @@ def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identit
         "pts": reading.pts,
         "times": reading.times,
     }
-    header = {
-        **identity,
-        "n": str(len(jpegs)),
-        "total": str(reading.total),
-        "fps": repr(reading.fps),
-        "duration": repr(reading.duration),
-        "time_base": str(reading.time_base),
-        "how": reading.how,
-    }
+    lengths = {"n": str(len(jpegs)), "total": str(reading.total), "fps": repr(reading.fps)}
+    rest = {"duration": repr(reading.duration), "time_base": str(reading.time_base), "how": reading.how}
+    header = identity | lengths | rest
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
     return header
@@ -105,16 +99,9 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
             raise VideoError("was changed while it was read: run the job again")
         identity = {"sha256_source": sha256, "size": size, "mtime_ns": time_ns, **wanted}
         header = write_cached(path, reading, identity)
-    return {
-        "file": path.relative_to(folder).as_posix(),
-        "sha256_source": sha256,
-        "size": int(size),
-        "n": int(header["n"]),
-        "total": int(header["total"]),
-        "fps": float(header["fps"]),
-        "duration": float(header["duration"]),
-        "how": header["how"],
-    }
+    source_of = {"file": path.relative_to(folder).as_posix(), "sha256_source": sha256, "size": int(size)}
+    numbers = {"n": int, "total": int, "fps": float, "duration": float, "how": str}
+    return source_of | {name: kind(header[name]) for name, kind in numbers.items()}
 
 
 def manifest_record(

@@ -144,9 +144,8 @@ def whole_name(path: str) -> str | None:
     ".z01" of a zip in several volumes, which cannot be read as a stream.
     """
     if _SPANNED.search(path):
-        raise ArchiveError(
-            f"{path}: a zip in several volumes (.z01); only archives that were cut into parts can be read"
-        )
+        why = "a zip in several volumes (.z01); only archives that were cut into parts can be read"
+        raise ArchiveError(f"{path}: {why}")
     if _WHOLE.search(path):
         return path
     found = _PART.match(path)
@@ -211,10 +210,8 @@ def _reading(parts: Parts, called: str) -> Iterator[Iterator[Found]]:
         raise ArchiveError(f"{called}: {error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArchiveError(
-            f"{called}: cannot be read as an archive ({reason}); delete it, so that it is fetched again; if it comes "
-            "again like this, it is damaged on the hub"
-        ) from error
+        remedy = "delete it, so that it is fetched again; if it comes again like this, it is damaged on the hub"
+        raise ArchiveError(f"{called}: cannot be read as an archive ({reason}); {remedy}") from error
 
 
 def _zip_members(stream: IO[bytes]) -> Iterator[Found]:

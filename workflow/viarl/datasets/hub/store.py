@@ -140,15 +140,9 @@ class Store:
         return Extracted(files, kept["refused"], kept["names"])
 
     def _write_record(self, archive: Archive, found: Extracted, whole: bool) -> None:
-        record = {
-            "whole": whole,
-            "parts": archive.record,
-            "files": {target: asdict(member) for target, member in sorted(found.files.items())},
-            "refused": dict(sorted(found.refused.items())),
-            "names": found.names,
-        }
-        self._record_path(archive).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._record_path(archive), record)
+        files = {target: asdict(member) for target, member in sorted(found.files.items())}
+        told = {"files": files, "refused": dict(sorted(found.refused.items())), "names": found.names}
+        write_json(self._record_path(archive), {"whole": whole, "parts": archive.record, **told})
 
     def contents(self, archive: Archive) -> Extracted:
         """Return what an archive holds; where that is not known it is fetched and looked into, and stays."""
