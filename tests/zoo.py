@@ -1,9 +1,7 @@
 """A benchmark as somebody would add it: a parser, a module that words and reports, a line in `SETS`."""
 
 PARSER = """
-from functools import partial
-
-from viarl.datasets.parsed import Collector, records
+from viarl.datasets.parsed import Parsed
 from viarl.items import Item
 
 ANNOTATIONS = ("questions.jsonl",)
@@ -12,15 +10,15 @@ ARCHIVES = ("videos/*.mp4",)
 
 def item(record, notes):
     options = tuple(record["options"])
-    made = Item(record["id"], record["film"], record["asked"], options, record["right"], record["kind"], source="zoo")
+    made = Item(record["id"], record["film"], record["asked"], options, record["right"], record["kind"])
     return made, f"videos/{record['film']}.mp4"
 
 
 def parse(files):
-    found = Collector("zoo")
-    for name, number, record in records(files):
-        found.add(f"{name}:{number}", partial(item, record))
-    return found.parsed()
+    found = Parsed("zoo")
+    for where, _, _, record in found.read(files):
+        found.add(where, item, record)
+    return found
 """
 BENCHMARK = """
 from viarl.evaluate.benchmarks import Benchmark, Headline, Task

@@ -152,9 +152,8 @@ def test_of_a_limited_set_only_the_zips_that_are_needed_are_fetched(hub: HubServ
 def test_the_first_archives_alone(hub: HubServer, tmp_path: Path) -> None:
     """hub.archives: the questions are those on videos in the first n archives; no other one is fetched."""
     card = fetch(tmp_path, "llava_video_train", archives=1, hub=HubRuntime())
-    assert [name for name in hub.sent if name.endswith(".tar.gz")] == [
-        "2_3_m_youtube_v0_1/2_3_m_youtube_v0_1_videos_1.tar.gz"
-    ]
+    first = "2_3_m_youtube_v0_1/2_3_m_youtube_v0_1_videos_1.tar.gz"
+    assert [name for name in hub.sent if name.endswith(".tar.gz")] == [first]
     assert card["videos"]["missing"] == {}
     assert card["dropped"]["video beyond hub.archives"] > 0
     assert card["found"] == card["kept"] + sum(card["dropped"].values())
@@ -214,10 +213,8 @@ def test_an_archive_that_changed_is_read_again(hub: HubServer, tmp_path: Path, p
     repo = hub.repos["lmms-lab/Video-MME"]
     fetch(tmp_path, "videomme")
     files = dict(repo.commits[repo.main])
-    files["videos_chunked_01.zip"], files["videos_chunked_02.zip"] = (
-        files["videos_chunked_02.zip"],
-        files["videos_chunked_01.zip"],
-    )
+    names = ("videos_chunked_01.zip", "videos_chunked_02.zip")
+    files |= {name: files[other] for name, other in zip(names, names[::-1], strict=True)}
     hub.add("lmms-lab/Video-MME", files)
     (tmp_path / "hub/lmms-lab--Video-MME/commit.json").unlink()
     fetch(tmp_path, "videomme")

@@ -68,10 +68,7 @@ def test_equal_contents_are_on_one_side() -> None:
     videos = [Video(f"v{number}", "", 1, str(number // 2)) for number in range(20)]
     train, validation = split_videos(videos, 0.2, seed=1)
     assert train | validation == {video.id for video in videos} and not train & validation
-    assert (
-        len(validation) == 4
-        and {f"v{number ^ 1}" for number in map(int, (name[1:] for name in validation))} == validation
-    )
+    assert len(validation) == 4 and {f"v{int(name[1:]) ^ 1}" for name in validation} == validation
     assert split_videos(videos[::-1], 0.2, 1) == (train, validation) != split_videos(videos, 0.2, 2)
     assert split_videos(videos, 0.0, 1)[1] == set()
     assert len(split_videos(videos, 0.001, 1)[1]) == 2 and len(split_videos(videos, 0.999, 1)[0]) == 2
@@ -120,14 +117,8 @@ def test_the_files_of_a_shard_are_those_of_the_sets(folder: Path, tmp_path: Path
 
 def test_the_files_of_a_shard_are_found_whatever_the_rows_hold(folder: Path, tmp_path: Path) -> None:
     """The workflow asks before anything is checked."""
-    bad = [
-        "v9.mp4,Q,a|b,A",
-        "../secret.mp4,Q,a|b,A",
-        "/etc/hosts,Q,,",
-        ",,,",
-        "v1.mp4,too,many,columns,here",
-        "v2.mp4,,,",
-    ]
+    bad = ["v9.mp4,Q,a|b,A", "../secret.mp4,Q,a|b,A", "/etc/hosts,Q,,", ",,,"]
+    bad += ["v1.mp4,too,many,columns,here", "v2.mp4,,,"]
     assert local_videos(folder, write(folder, "\n".join([HEADER, *bad])), 0, 1) == [folder / "v2.mp4"]
     cut = write(folder, "\n".join([HEADER, "v1.mp4,Q,a|b,A", '"v2.mp4']))
     assert local_videos(folder, cut, 0, 1) == [folder / "v1.mp4"]

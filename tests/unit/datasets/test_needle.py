@@ -6,17 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viarl.datasets.needle import (
-    COLOURS,
-    FRAME_RATE,
-    SLOTS,
-    TEMPORAL_TASKS,
-    Scene,
-    make_set,
-    plan,
-    question,
-    repeated_cards,
-)
+from viarl.datasets import needle
+from viarl.datasets.needle import COLOURS, FRAME_RATE, SLOTS, Scene, make_set, plan, question, repeated_cards
 from viarl.datasets.needle_render import RGB, decode, encode, filmed, render
 from viarl.items import LETTERS, read_items, read_videos
 from viarl.stages.make_needle import Settings, main
@@ -42,7 +33,7 @@ def test_letters_are_balanced_among_plain_and_temporal_questions(test_set) -> No
 def test_a_third_of_the_questions_is_temporal_and_its_kinds_are_balanced(test_set) -> None:
     _, items = test_set
     counts = Counter(item.task for item in items)
-    temporal = [counts[task] for task in TEMPORAL_TASKS]
+    temporal = [counts[task] for task in needle.TEMPORAL_TASKS]
     assert 0.34 <= sum(temporal) / len(items) <= 0.4
     assert max(temporal) - min(temporal) <= 1
 
@@ -67,9 +58,8 @@ def test_the_answer_is_the_shape_of_the_card_that_the_question_means(test_set) -
     scenes, items = test_set
     for item in items:
         scene = scenes[item.video]
-        asked = next(
-            card for card in scene.cards if (card.first / FRAME_RATE, card.last / FRAME_RATE) == item.evidence[0]
-        )
+        begin, end = (time * FRAME_RATE for time in item.evidence[0])
+        asked = next(card for card in scene.cards if (card.first, card.last) == (begin, end))
         assert item.options[LETTERS.index(item.answer)] == asked.shape
         assert len(set(item.options)) == 4
         same = [card for card in scene.cards if card.colour == asked.colour]
@@ -130,9 +120,8 @@ def test_evidence_is_in_the_pixels_of_exactly_the_candidates_it_covers(split: st
             (start, end) = item.evidence[0]
             inside = (chosen / FRAME_RATE >= start) & (chosen / FRAME_RATE <= end)
             assert inside.sum() == 2 and in_view[inside].all()
-            asked = next(
-                colour for colour in COLOURS if f"the {colour} card" in item.question.split(" card")[0] + " card"
-            )
+            asked_about = item.question.split(" card")[0] + " card"
+            asked = next(colour for colour in COLOURS if f"the {colour} card" in asked_about)
             for frame in frames[chosen][inside]:
                 near = {name: (np.abs(frame.astype(int) - rgb).max(-1) < 60).mean() for name, rgb in RGB.items()}
                 assert near[asked] > 0.04, (item.id, near)
@@ -141,9 +130,8 @@ def test_evidence_is_in_the_pixels_of_exactly_the_candidates_it_covers(split: st
 def test_two_makings_are_identical_and_seeds_and_streams_differ() -> None:
     assert make_set(SEED, "train", 3, 2) == make_set(SEED, "train", 3, 2)
     assert (render(plan(SEED, "train", 1)) == render(plan(SEED, "train", 1))).all()
-    drawn = [
-        plan(seed, stream, 0).cards for seed in (7, 8) for stream in ("pretraining", "train", "validation", "test")
-    ]
+    streams = ("pretraining", "train", "validation", "test")
+    drawn = [plan(seed, stream, 0).cards for seed in (7, 8) for stream in streams]
     assert len(set(drawn)) == len(drawn)
 
 

@@ -141,14 +141,9 @@ def test_a_question_ends_where_its_options_begin() -> None:
     assert split_question("Question: Who?\nOptions:\nA. he\nB. she,\nwho sings") == ("Who?", ("he", "she, who sings"))
     assert split_question("Two lines\nA: here?\n\nA. he\nB. she") == ("Two lines\nA: here?", ("he", "she"))
     long = "\n".join(f"{letter}. {letter}" for letter in "ABCDEFGHIJK")
-    for text in (
-        "Who?\nA. he\nC. it\nB. she",
-        "Who?\nA. he\nB. she\nD. it",
-        "Who?\nA. he\nB. she\nB. it",
-        f"Who?\n{long}",
-    ):
+    for text in ("A. he\nC. it\nB. she", "A. he\nB. she\nD. it", "A. he\nB. she\nB. it", long):
         with pytest.raises(Unusable, match="are not A, B, C"):
-            split_question(text)
+            split_question(f"Who?\n{text}")
     assert len(split_question(f"Who?\n{long[:-5]}")[1]) == 10
     for text in ("Who?", "Who?\nA. he", "Who?\nB. he\nC. she", "A. he\nB. she"):
         with pytest.raises(Unusable):

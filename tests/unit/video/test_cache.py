@@ -22,6 +22,8 @@ from viarl.video.format import VideoError
 from viarl.video.overlay import NumberStyle, with_numbers
 from viarl.video.settings import CacheSettings
 
+SMALL = CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56)
+
 
 def video(path: Path, name: str) -> Video:
     return Video(name, str(path), path.stat().st_size, sha256_file(path))
@@ -71,16 +73,9 @@ def test_what_the_manifest_states(folder: Path, cached: FrameCache) -> None:
     manifest = json.loads((folder / "frames" / "0.json").read_text())
     entry = manifest["videos"]["long"]
     assert manifest["shard"] == 0 and manifest["bad"] == {} and manifest["settings"]["candidates"] == 32
-    assert entry == {
-        "file": "videos/long.safetensors",
-        "sha256_source": sha256_file(folder / "long.mp4"),
-        "size": (folder / "long.mp4").stat().st_size,
-        "n": 32,
-        "total": 100,
-        "fps": 25.0,
-        "duration": 4.0,
-        "how": "seek",
-    }
+    source = {"sha256_source": sha256_file(folder / "long.mp4"), "size": (folder / "long.mp4").stat().st_size}
+    lengths = {"n": 32, "total": 100, "fps": 25.0, "duration": 4.0}
+    assert entry == {"file": "videos/long.safetensors", **source, **lengths, "how": "seek"}
     assert cached.fingerprint("long") == entry["sha256_source"] and cached.duration("long") == 4.0
     assert cached.videos() == ["long", "short"] and "long" in cached and "other" not in cached
 
@@ -96,13 +91,9 @@ def test_saturated_red_survives_the_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("size", "pixels", "expected"),
-    [
-        ((1280, 720), 896, (896, 503)),
-        ((896, 503), 112, (112, 62)),
-        ((854, 480), 896, (854, 480)),
-        ((333, 719), 100, (46, 100)),
-    ],
-)
+    [((1280, 720), 896, (896, 503)), ((896, 503), 112, (112, 62)), ((854, 480), 896, (854, 480)),
+     ((333, 719), 100, (46, 100))],
+)  # fmt: skip
 def test_sizes_and_pixels_follow_the_authors(size: tuple[int, int], pixels: int, expected: tuple[int, int]) -> None:
     """Truncated sides (720 * (896 / 1280) is 503.99… in floating point), nothing enlarged, Pillow's pixels."""
     frame = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
@@ -202,12 +193,7 @@ def test_a_video_that_changes_while_it_is_read_is_refused(folder: Path, monkeypa
     true_read = writer.read_encoded
     monkeypatch.setattr(writer, "read_encoded", lambda path, *rest: (true_read(path, *rest), os.utime(path, (1, 1)))[0])
     with pytest.raises(VideoError, match="was changed while it was read: run the job again"):
-        writer.cache_video(
-            video(folder / "long.mp4", "long"),
-            folder / "frames",
-            CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56),
-            60.0,
-        )
+        writer.cache_video(video(folder / "long.mp4", "long"), folder / "frames", SMALL, 60.0)
     assert not list((folder / "frames").rglob("*.safetensors"))
 
 
@@ -251,12 +237,7 @@ def test_too_many_bad_videos_fail_the_stage_and_name_each(spoilt: Path) -> None:
 @pytest.mark.parametrize("name", ["../outside", "a/b", "..", ".hidden", "", "/etc/passwd"])
 def test_ids_never_leave_the_folder(folder: Path, name: str) -> None:
     with pytest.raises(ValueError, match="rename it"):
-        writer.cache_video(
-            video(folder / "long.mp4", name),
-            folder / "frames",
-            CacheSettings(candidates=32, selector_pixels=28, answerer_pixels=56),
-            60.0,
-        )
+        writer.cache_video(video(folder / "long.mp4", name), folder / "frames", SMALL, 60.0)
     assert not list(folder.parent.glob("outside*"))
 
 

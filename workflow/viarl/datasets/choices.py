@@ -3,19 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from viarl.datasets.parsed import (
-    CONTRADICTION,
-    EMPTY_RIGHT,
-    FEW_OPTIONS,
-    MALFORMED,
-    MISSING,
-    NO_ANSWER,
-    NOT_AMONG,
-    TWICE,
-    Record,
-    Unusable,
-    texts,
-)
+from viarl.datasets.parsed import FEW_OPTIONS, MALFORMED, MISSING, Record, Unusable, texts
 from viarl.faults import shown
 from viarl.items import LETTERS
 
@@ -41,22 +29,18 @@ def without_letters(options: Sequence[str]) -> tuple[str, ...]:
     So an option "A. Smith" keeps its name where the options have no letters.
     """
     found = [_LETTERED.fullmatch(option) for option in options]
-    own = [
-        match is not None and (match[1] or match[2]) == letter for match, letter in zip(found, LETTERS, strict=False)
-    ]
+    own = [match is not None and (match[1] or match[2]) == at for match, at in zip(found, LETTERS, strict=False)]
     if 2 * sum(own) <= len(options):
         return tuple(options)
-    return tuple(
-        match[3] if match and lettered else option for option, match, lettered in zip(options, found, own, strict=False)
-    )
+    rows = zip(options, found, own, strict=False)
+    return tuple(match[3] if match and lettered else option for option, match, lettered in rows)
 
 
 def split_question(text: str) -> tuple[str, tuple[str, ...]]:
     """Return question and options of a text that holds both: a line an option, "A. …", "(A) …", "A) …" or "A: …".
 
     The options are the last lines that begin with A, B, C …; a line without a letter goes on with the option before it.
-    "Question:" and "Options:" before the two are left out. Unusable where there are no two options, no question, or
-    letters that are out of order.
+    Unusable where there are no two options, no question, or letters that are out of order.
     """
     lines = [line.strip() for line in text.splitlines()]
     found = [_LETTERED.fullmatch(line) for line in lines]
@@ -93,9 +77,9 @@ def letter_of(answer: str, options: Sequence[str]) -> str:
         if _bare(answer) in bare:
             return letter_of_text(answer, options)
         if rest in bare:
-            raise Unusable(CONTRADICTION, f"{shown(answer)}; options: {shown(list(options))}")
+            raise Unusable("letter and text of the answer differ", f"{shown(answer)}; options: {shown(list(options))}")
     if place >= len(options):
-        raise Unusable(NO_ANSWER, f"{shown(answer)} of {len(options)} options")
+        raise Unusable("answer is no option's letter", f"{shown(answer)} of {len(options)} options")
     return _single(place, bare)
 
 
@@ -103,15 +87,15 @@ def letter_of_text(answer: str, options: Sequence[str]) -> str:
     """Return the letter of an answer that is written as an option's text; Unusable where none or two have that text."""
     bare = [_bare(option) for option in options]
     if (text := _bare(answer)) not in bare:
-        raise Unusable(NOT_AMONG, f"{shown(answer)}; options: {shown(list(options))}")
+        raise Unusable("answer not among the options", f"{shown(answer)}; options: {shown(list(options))}")
     return _single(bare.index(text), bare)
 
 
 def _single(place: int, bare: Sequence[str]) -> str:
     if not bare[place]:
-        raise Unusable(EMPTY_RIGHT, f"option {LETTERS[place]} of {shown(list(bare))}")
+        raise Unusable("right option is empty", f"option {LETTERS[place]} of {shown(list(bare))}")
     if bare.count(bare[place]) > 1:
-        raise Unusable(TWICE, f"{shown(bare[place])}; options: {shown(list(bare))}")
+        raise Unusable("right option comes twice", f"{shown(bare[place])}; options: {shown(list(bare))}")
     return LETTERS[place]
 
 

@@ -6,17 +6,16 @@ question with its options and a request for the form of the answer, and the turn
 or "A. its text." The videos lie under the same path in 2_3_m_youtube_v0_1_videos_{1..98}.tar.gz, 520 GB in all.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.parsed import MALFORMED, MISSING, Collector, Notes, Parsed, Record, Unusable, text
+from viarl.datasets.parsed import MALFORMED, MISSING, Notes, Parsed, Record, Unusable, text
 from viarl.faults import shown
 from viarl.items import Item, safe_id
 
-SOURCE = "llava_video"
 FOLDER = "2_3_m_youtube_v0_1"
 ANNOTATIONS = (f"{FOLDER}/2_3_m_youtube_mc_v0_1_qa_processed.json",)
 ARCHIVES = (f"{FOLDER}/{FOLDER}_videos_*.tar.gz",)
@@ -30,16 +29,14 @@ _REQUESTS = (
 
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions, several for a video. Errors: `viarl.datasets.parsed.records`."""
-    found = Collector(SOURCE)
+    found = Parsed("llava_video")
     for where, _, number, record in found.read(files):
         try:
-            pairs = list(_pairs(record))
+            for turn, (asked, answered) in enumerate(_pairs(record), 1):
+                found.add(f"{where}:{turn}", _item, record, asked, answered, f"{number}-{turn}")
         except Unusable as why:
             found.drop(where, why)
-            continue
-        for turn, (asked, answered) in enumerate(pairs, 1):
-            found.add(f"{where}:{turn}", partial(_item, record, asked, answered, f"{number}-{turn}"))
-    return found.parsed()
+    return found
 
 
 def asked_of(prompt: str) -> tuple[str, tuple[str, ...]]:
@@ -61,15 +58,14 @@ def video_of(record: Record) -> tuple[str, str]:
     return safe_id(name), f"{home}{name}"
 
 
-def _pairs(record: Record) -> Iterator[tuple[Any, Any]]:
-    """Yield the turns that ask and those that answer; one that is missing is None."""
+def _pairs(record: Record) -> Iterable[tuple[Any, Any]]:
+    """Return the turns that ask with those that answer; one that is missing is None."""
     turns = record.get("conversations")
     if turns is None:
         raise Unusable(MISSING, "conversations")
     if not isinstance(turns, list) or not turns:
         raise Unusable(MALFORMED, f"conversations: {shown(turns)} is no list of turns")
-    for first in range(0, len(turns), 2):
-        yield turns[first], turns[first + 1] if first + 1 < len(turns) else None
+    return zip_longest(turns[::2], turns[1::2])
 
 
 def _said(turn: Any, who: str) -> str:
@@ -84,4 +80,4 @@ def _item(record: Record, asked: Any, answered: Any, number: str, _: Notes) -> t
     video, member = video_of(record)
     question, options = asked_of(_said(asked, "human"))
     answer = letter_of(_said(answered, "gpt"), options)
-    return Item(f"{video}-{number}", video, question, options, answer, source=SOURCE), member
+    return Item(f"{video}-{number}", video, question, options, answer), member

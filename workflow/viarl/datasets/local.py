@@ -20,7 +20,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,17 @@ FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
 SOURCE = "local"
 
 
+Row = tuple[str, dict[str, Any]]  # where it stands in the file, and its fields
+
+
 class _Fault(Exception):
     """What is wrong with one row: the field, then the reason and the remedy."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of the file: where it stands, and its fields."""
-
-    where: str
-    fields: dict[str, Any]
 
 
 def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], list[Video]]:
     """Read the questions on the videos of a folder, as `read_questions`; the videos are those that are asked about."""
     items, files = read_questions(folder, questions, labelled)
-    faults = []
-    videos = []
+    faults, videos = [], []
     progress = Progress("videos", len(files))
     for video, path in files.items():
         try:
@@ -64,13 +58,9 @@ def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[lis
 
 
 def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], dict[str, Path]]:
-    """Return the questions on the videos of a folder, and the files of these videos by video id.
+    """Return the questions on the videos of a folder, which no path may leave, and the files of these videos by id.
 
-    Args:
-        folder: of the video files; no path may leave it.
-        questions: the file, .csv, .tsv, .jsonl or .json (lines).
-        labelled: whether every question must have options and an answer, for training.
-
+    The file is .csv, .tsv, .jsonl or .json (lines). With `labelled` every question must have options and an answer.
     Errors: ValueError listing every fault of the file; FileNotFoundError for a missing folder or file.
     """
     if not folder.is_dir():
@@ -83,22 +73,20 @@ def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[
     alike: dict[str, str] = {}  # the ids, by what disks that do not tell upper from lower case make of them
     home = folder.resolve()
     try:
-        for row in _rows(questions, faults):
+        for where, fields in _rows(questions, faults):
             try:
-                path = _video_path(home, row.fields)
+                path = _video_path(home, fields)
                 video = safe_id(str(path.relative_to(home)))
-                if (other := alike.setdefault(_likeness(video), video)) != video or files.setdefault(
-                    video, path
-                ) != path:
-                    raise _Fault(
-                        f"video: {shown(path.name)} differs from {shown(other)} in case only; rename one of them"
-                    )
-                item = _item(row, video, labelled)
+                other = alike.setdefault(unicodedata.normalize("NFC", video).casefold(), video)
+                if other != video or files.setdefault(video, path) != path:
+                    both = f"{shown(path.name)} differs from {shown(other)}"
+                    raise _Fault(f"video: {both} in case only; rename one of them")
+                item = _item(where.rpartition(" ")[2], fields, video, labelled)
                 if item.id in items:
                     raise _Fault(f"id: {item.id!r} names an earlier question too; give each its own, or leave ids out")
                 items[item.id] = item
             except _Fault as fault:
-                faults.append(f"{row.where}: {fault}")
+                faults.append(f"{where}: {fault}")
     except ValueError as error:  # nothing behind that place can be read
         faults.append(str(error))
     if not items and not faults:
@@ -111,9 +99,9 @@ def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[
 def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
     """Return the files of those videos asked about that belong to a shard (`viarl.items.shard_of`), sorted by id.
 
-    The same for all the questions and for the training or validation part, which are not known before the import: the
-    shard's files of the whole. For the workflow, which asks before anything is checked and once for every job: what
-    cannot be read is left out without a word, as `import_questions` reports it, and the file is read once.
+    Of all the questions, as the training and validation part are not known before the import. For the workflow, which
+    asks before anything is checked and once for every job: what cannot be read is left out, as `import_questions`
+    reports it, and the file is read once.
     """
     try:
         states = tuple(path.stat().st_mtime_ns for path in (folder, questions))
@@ -129,19 +117,14 @@ def _files(folder: Path, questions: Path, states: tuple[int, ...]) -> dict[str, 
     files: dict[str, Path] = {}
     seen = set()
     home = folder.resolve()
-    try:
-        for row in _rows(questions, []):
-            name = row.fields["video"]
-            if not isinstance(name, str) or name in seen:
-                continue
-            seen.add(name)
-            try:
-                path = _video_path(home, row.fields)
-            except _Fault:
-                continue
-            files[safe_id(str(path.relative_to(home)))] = path
-    except (ValueError, OSError):
-        pass  # what was read before the fault
+    with suppress(ValueError, OSError):  # what was read before the fault counts
+        for _, fields in _rows(questions, []):
+            name = fields["video"]
+            if isinstance(name, str) and name not in seen:
+                seen.add(name)
+                with suppress(_Fault):
+                    path = _video_path(home, fields)
+                    files[safe_id(str(path.relative_to(home)))] = path
     return dict(sorted(files.items()))
 
 
@@ -155,34 +138,26 @@ def split_videos(videos: Sequence[Video], validation_share: float, seed: int) ->
     """
     if not 0 <= validation_share < 1:
         raise ValueError(f"local.validation_share {validation_share} must be at least 0 and below 1")
-    contents = sorted(
-        {video.sha256 for video in videos}, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest()
-    )
+    different = {video.sha256 for video in videos}
+    contents = sorted(different, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest())
     if validation_share > 0 and len(contents) < 2:
-        raise ValueError(
-            f"{len(contents)} different video cannot be split; add videos, or set local.validation_share to 0"
-        )
-    wanted = round(validation_share * len(contents))
-    count = min(max(wanted, 1), len(contents) - 1) if validation_share > 0 else 0
+        remedy = "add videos, or set local.validation_share to 0"
+        raise ValueError(f"{len(contents)} different video cannot be split; {remedy}")
+    count = min(max(round(validation_share * len(contents)), 1), len(contents) - 1) if validation_share > 0 else 0
     held_out = set(contents[:count])
     validation = {video.id for video in videos if video.sha256 in held_out}
     return {video.id for video in videos} - validation, validation
 
 
-def _likeness(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _rows(path: Path, faults: list[str]) -> Iterator[_Row]:
+def _rows(path: Path, faults: list[str]) -> Iterator[Row]:
     readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: the name must end in {', '.join(readers)}; rename it after its content")
     yield from readers[path.suffix.lower()](path, faults)
 
 
-def _csv_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    name = {"\t": "tabs", ",": "commas"}[separator]
+def _csv_rows(path: Path, faults: list[str]) -> Iterator[Row]:
+    separator, name = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
     # within a line of the file, line ends of old Macintoshes count too
     lines = (piece for _, line in text_lines(path) for piece in io.StringIO(line, newline=""))
     reader = csv.DictReader(lines, delimiter=separator, strict=True)
@@ -195,16 +170,15 @@ def _csv_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
         for record in reader:
             where = f"{path} row {reader.line_num}"
             if None in record or None in record.values():
-                faults.append(
-                    f"{where}: not the {len(columns)} columns of the header; put texts that hold {name} in quotes"
-                )
+                count = f"{len(columns)} columns"
+                faults.append(f"{where}: not the {count} of the header; put texts that hold {name} in quotes")
             elif any(value.strip() for value in record.values()):
-                yield _Row(where, {key: value.strip() for key, value in record.items()})
+                yield where, {key: value.strip() for key, value in record.items()}
     except csv.Error as error:
         faults.append(f"{path} row {reader.line_num}: no valid CSV ({error}); check its quotes")
 
 
-def _json_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
+def _json_rows(path: Path, faults: list[str]) -> Iterator[Row]:
     for number, line in text_lines(path):
         if not line.strip():
             continue
@@ -219,7 +193,7 @@ def _json_rows(path: Path, faults: list[str]) -> Iterator[_Row]:
         except ValueError as error:
             faults.append(str(error))
             continue
-        yield _Row(where, record)
+        yield where, record
 
 
 def _check_columns(columns: Sequence[str], where: str, hint: str) -> None:
@@ -270,8 +244,7 @@ def _video_path(home: Path, fields: dict[str, Any]) -> Path:
     return path
 
 
-def _item(row: _Row, video: str, labelled: bool) -> Item:
-    fields = row.fields
+def _item(number: str, fields: dict[str, Any], video: str, labelled: bool) -> Item:
     question = _text(fields, "question")
     if not question:
         raise _Fault("question: empty; write the question, or remove the row")
@@ -280,7 +253,6 @@ def _item(row: _Row, video: str, labelled: bool) -> Item:
     if labelled and not answer:
         lacking = "answer" if options else "options"
         raise _Fault(f"{lacking}: empty, but training needs options and answer; add them, or remove the row")
-    number = row.where.rpartition(" ")[2]
     name = safe_id(_text(fields, "id") or f"{video}-{number}")
     evidence = _evidence(fields.get("evidence"))
     return Item(name, video, question, options, answer, _text(fields, "task"), evidence=evidence, source=SOURCE)
@@ -317,9 +289,8 @@ def _answer(text: str, options: tuple[str, ...]) -> str:
     if not found:
         raise _Fault(f"answer: {shown(text)} is neither one of {letters} nor the text of an option; correct it")
     if len(found) > 1:
-        raise _Fault(
-            f"answer: {shown(text)} is a letter, and the text of option {named[0]}; reword or reorder the options"
-        )
+        also = f"the text of option {named[0]}"
+        raise _Fault(f"answer: {shown(text)} is a letter, and {also}; reword or reorder the options")
     return found.pop()
 
 
@@ -327,17 +298,15 @@ def _evidence(value: Any) -> tuple[tuple[float, float], ...]:
     if value in (None, "", []):
         return ()
     number = r"\s*(\d+(?:\.\d+)?)\s*"
+    pairs = value
     if isinstance(value, str):
         matches = [re.fullmatch(f"{number}-{number}", part) for part in value.split(";") if part.strip()]
-        pairs: Any = [match.groups() if match else None for match in matches]
-    else:
-        pairs = value
+        pairs = [match.groups() if match else None for match in matches]
     try:
         spans = tuple((float(start), float(end)) for start, end in pairs)
     except (TypeError, ValueError):
-        raise _Fault(
-            f'evidence: {shown(value)} is no list of spans; write [[12, 14.5]], in CSV "12-14.5", in seconds'
-        ) from None
+        remedy = 'write [[12, 14.5]], in CSV "12-14.5", in seconds'
+        raise _Fault(f"evidence: {shown(value)} is no list of spans; {remedy}") from None
     for start, end in spans:
         if not 0 <= start <= end < float("inf"):
             raise _Fault(f"evidence: {start}-{end} s must begin at 0 or later and end after it begins; correct it")

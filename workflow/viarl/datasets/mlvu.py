@@ -8,52 +8,31 @@ Of the 2,175, 2,165 are usable: on needle_4 and needle_5 an answer is not among 
 candidate comes twice, in three it is empty. In ten more only wrong ones repeat: kept, as every harness does.
 """
 
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from viarl.datasets.choices import letter_of_text, options_of
-from viarl.datasets.parsed import (
-    GENERATION,
-    Collector,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    file_name,
-    label,
-    seconds,
-    text,
-)
+from viarl.datasets.parsed import Notes, Parsed, Record, Unusable, file_name, label, seconds, text
 from viarl.items import Item, safe_id
 
-SOURCE = "mlvu"
 ANNOTATIONS = ("MLVU/json/*.json",)
 ARCHIVES = ("MLVU/video/*/*.mp4",)
-GENERATION_TASKS = ("subPlot", "summary")
 
 
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the multiple-choice questions; Item.task is the question_type. Errors: `records`."""
-    found = Collector(SOURCE)
+    found = Parsed("mlvu")
     for where, name, number, record in found.read(files):
-        found.add(where, partial(_item, record, PurePosixPath(name).stem, number))
-    return found.parsed()
+        found.add(where, _item, record, PurePosixPath(name).stem, number)
+    return found
 
 
 def _item(record: Record, folder: str, number: int, notes: Notes) -> tuple[Item, str]:
     task = label(record, "question_type")
-    if task in GENERATION_TASKS:
-        raise Unusable(GENERATION, task)
+    if task in ("subPlot", "summary"):
+        raise Unusable("generation task", task)
     video = f"{folder}/{file_name(record, 'video')}"
     options = options_of(record, "candidates")
-    item = Item(
-        id=safe_id(f"{folder}-{number}"),
-        video=safe_id(video),
-        question=text(record, "question"),
-        options=options,
-        answer=letter_of_text(text(record, "answer", empty=True), options),
-        task=task,
-        duration=seconds(record, "duration", notes),
-        source=SOURCE,
-    )
-    return item, f"MLVU/video/{video}"
+    question = text(record, "question")
+    answer = letter_of_text(text(record, "answer", empty=True), options)
+    duration, id = seconds(record, "duration", notes), safe_id(f"{folder}-{number}")
+    return Item(id, safe_id(video), question, options, answer, task, duration), f"MLVU/video/{video}"

@@ -5,25 +5,12 @@ mlvu/test-00000-of-00001.parquet holds a row a question: video_name, duration (s
 unique.
 """
 
-from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of, split_question
-from viarl.datasets.parsed import (
-    FEW_OPTIONS,
-    Collector,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    file_name,
-    label,
-    seconds,
-    text,
-)
+from viarl.datasets.parsed import FEW_OPTIONS, Notes, Parsed, Record, Unusable, file_name, label, seconds, text
 from viarl.items import Item, safe_id
 
-SOURCE = "mlvu_repacked"
 ANNOTATIONS = ("mlvu/test-*.parquet",)
 ARCHIVES = ("video_part_*.zip",)
 TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both packings
@@ -31,10 +18,10 @@ TASKS = {"needle": "findNeedle"}  # so that the tasks have one name in both pack
 
 def parse(files: dict[str, Path]) -> Parsed:
     """Return the questions; Item.task is the task_type under its name in `viarl.datasets.mlvu`. Errors: `records`."""
-    found = Collector(SOURCE)
+    found = Parsed("mlvu_repacked")
     for where, _, number, record in found.read(files):
-        found.add(where, partial(_item, record, number))
-    return found.parsed()
+        found.add(where, _item, record, number)
+    return found
 
 
 def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
@@ -47,14 +34,6 @@ def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
         if why.reason != FEW_OPTIONS or record.get("candidates") is None:
             raise
         options = options_of(record, "candidates")
-    item = Item(
-        id=f"{safe_id(task)}-{number}",  # question_id counts within a task, if at all
-        video=safe_id(video),
-        question=question,
-        options=options,
-        answer=letter_of(text(record, "answer"), options),
-        task=TASKS.get(task, task),
-        duration=seconds(record, "duration", notes),
-        source=SOURCE,
-    )
-    return item, video
+    answer, duration = letter_of(text(record, "answer"), options), seconds(record, "duration", notes)
+    id = f"{safe_id(task)}-{number}"  # question_id counts within a task, if at all
+    return Item(id, safe_id(video), question, options, answer, TASKS.get(task, task), duration), video

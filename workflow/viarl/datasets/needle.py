@@ -36,8 +36,11 @@ _USUAL_QUALITY = (20, 26)
 
 
 @dataclass(frozen=True)
-class Card:
-    """A square with a white shape, in view in frames first..last. Centre x, y at `first`, drift and size in pixels."""
+class Thing:
+    """A coloured shape in view in frames first..last. Centre x, y at `first`, drift and size in pixels.
+
+    A card is a square with a white shape; a distractor is itself a ball, ring or bar.
+    """
 
     colour: str
     shape: str
@@ -51,21 +54,6 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Distractor:
-    """A coloured ball, ring or bar that is no card, in view in frames first..last."""
-
-    kind: str
-    colour: str
-    first: int
-    last: int
-    x: float
-    y: float
-    dx: float
-    dy: float
-    radius: int
-
-
-@dataclass(frozen=True)
 class Scene:
     """The script of one video. Cards are in order of time; `repeated` and `marker` are colours."""
 
@@ -76,19 +64,14 @@ class Scene:
     quality: int
     repeated: str
     marker: str
-    cards: tuple[Card, ...]
-    distractors: tuple[Distractor, ...]
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.frames / FRAME_RATE
+    cards: tuple[Thing, ...]
+    distractors: tuple[Thing, ...]
 
     def evidence(self, card: int) -> tuple[float, float]:
         """First and last time, in seconds, at which a card is in view."""
         return self.cards[card].first / FRAME_RATE, self.cards[card].last / FRAME_RATE
 
-    def visible(self, frame: int) -> Card | None:
+    def visible(self, frame: int) -> Thing | None:
         """The card in view in a frame; cards never overlap in time."""
         return next((card for card in self.cards if card.first <= frame <= card.last), None)
 
@@ -114,43 +97,34 @@ def _starts(rng: np.random.Generator, count: int) -> list[int]:
     return [int(cut) + 3 * place for place, cut in enumerate(cuts)]
 
 
-def _roles(rng: np.random.Generator, starts: Sequence[int], halves: bool) -> tuple[int, int, int] | None:
-    """Places of (earlier repeated, marker, later repeated) in time order; None if the draw does not fit `halves`."""
-    first, marker, last = sorted(int(place) for place in rng.choice(len(starts), 3, replace=False))
-    fits = not halves or (starts[first] + 1 < SLOTS // 2 <= starts[last])
-    return (first, marker, last) if fits else None
-
-
-def _cards(rng: np.random.Generator, frames: int) -> tuple[tuple[Card, ...], str, str]:
+def _cards(rng: np.random.Generator, frames: int) -> tuple[tuple[Thing, ...], str, str]:
     count = int(rng.integers(4, 6))
     halves = bool(rng.integers(2))  # half of the scenes: the repeated cards lie in different halves of the video
-    roles = None
-    while roles is None:
+    while True:
         starts = _starts(rng, count)
-        roles = _roles(rng, starts, halves)
-    palette = [str(colour) for colour in rng.permutation(COLOURS)]
-    repeated, marker, others = palette[0], palette[1], iter(palette[2:])
-    kinds = {roles[0]: repeated, roles[1]: marker, roles[2]: repeated}
+        first, middle, last = sorted(int(place) for place in rng.choice(count, 3, replace=False))
+        if not halves or starts[first] + 1 < SLOTS // 2 <= starts[last]:
+            break
+    repeated, marker, *rest = (str(colour) for colour in rng.permutation(COLOURS))
+    kinds, others = {first: repeated, middle: marker, last: repeated}, iter(rest)
     colours = [kinds[place] if place in kinds else next(others) for place in range(count)]
     shapes = [str(shape) for shape in rng.choice(SHAPES, count)]
-    while shapes[roles[0]] == shapes[roles[2]]:
-        shapes[roles[2]] = str(rng.choice(SHAPES))
+    while shapes[first] == shapes[last]:
+        shapes[last] = str(rng.choice(SHAPES))
     cards = []
     for start, colour, shape in zip(starts, colours, shapes, strict=True):
-        first = start * frames // SLOTS
+        begin, lasts = start * frames // SLOTS, 2 * frames // SLOTS
         size = 2 * int(rng.integers(13, 17))
         low, high = size / 2 + 1, FRAME_PIXELS - size / 2 - 1
         x, y = rng.uniform(low, high, 2)
         target_x, target_y = rng.uniform(low, high, 2)
-        lasts = 2 * frames // SLOTS
         drift = 0.5 / lasts  # a card covers at most half of the way to another place inside the frame
-        cards.append(
-            Card(colour, shape, first, first + lasts - 1, x, y, (target_x - x) * drift, (target_y - y) * drift, size)
-        )
+        dx, dy = (target_x - x) * drift, (target_y - y) * drift
+        cards.append(Thing(colour, shape, begin, begin + lasts - 1, x, y, dx, dy, size))
     return tuple(cards), repeated, marker
 
 
-def _distractors(rng: np.random.Generator, frames: int) -> tuple[Distractor, ...]:
+def _distractors(rng: np.random.Generator, frames: int) -> tuple[Thing, ...]:
     """Two or three of each colour, so that a colour alone never tells where its card is."""
     drawn = []
     for colour in COLOURS:
@@ -160,33 +134,22 @@ def _distractors(rng: np.random.Generator, frames: int) -> tuple[Distractor, ...
             x, y = rng.uniform(4, FRAME_PIXELS - 4, 2)
             dx, dy = rng.uniform(-2, 2, 2) * 64 / frames
             kind = str(rng.choice(("ball", "ring", "bar")))
-            radius = int(rng.integers(4, 11))
-            drawn.append(Distractor(kind, colour, first, first + lasts - 1, x, y, dx, dy, radius))
-    order = rng.permutation(len(drawn))
-    return tuple(drawn[place] for place in order)
+            size = 2 * int(rng.integers(4, 11))
+            drawn.append(Thing(colour, kind, first, first + lasts - 1, x, y, dx, dy, size))
+    return tuple(drawn[place] for place in rng.permutation(len(drawn)))
 
 
 def plan(seed: int, stream: str, index: int) -> Scene:
-    """Write the script of video `index` of a stream: a split's name or any other (the stand-ins' own pretraining).
-
-    The stream "shifted" has other backgrounds, lengths and a stronger compression; all others are alike.
-    """
+    """Write the script of video `index` of a stream: a split's name or any other (the stand-ins' own pretraining)."""
     rng = generator(seed, stream, index)
     frames = int(rng.choice(_LENGTHS.get(stream, (64,))))
     background = str(rng.choice(_BACKGROUNDS.get(stream, _USUAL_BACKGROUNDS)))
     low, high = _QUALITY.get(stream, _USUAL_QUALITY)
     cards, repeated, marker = _cards(rng, frames)
-    return Scene(
-        id=f"{stream}_{index:05d}",
-        frames=frames,
-        background=background,
-        texture=int(rng.integers(2**31)),
-        quality=int(rng.integers(low, high + 1)),
-        repeated=repeated,
-        marker=marker,
-        cards=cards,
-        distractors=_distractors(rng, frames),
-    )
+    texture, quality = int(rng.integers(2**31)), int(rng.integers(low, high + 1))
+    distractors = _distractors(rng, frames)
+    id = f"{stream}_{index:05d}"
+    return Scene(id, frames, background, texture, quality, repeated, marker, cards, distractors)
 
 
 def _suits(scene: Scene, task: str) -> bool:
@@ -204,10 +167,7 @@ def repeated_cards(scene: Scene) -> tuple[int, int]:
 
 
 def question(scene: Scene, task: str, card: int | None = None) -> Question:
-    """Put a question to a scene: task "none" on a given `card`, or a temporal task on the repeated colour.
-
-    Errors: ValueError if the question would have no or two answers in this scene.
-    """
+    """Put a question: task "none" on a given `card`, or a temporal one; ValueError where it has not one answer."""
     if task == "none":
         if card is None or scene.cards[card].colour == scene.repeated:
             raise ValueError(f"{scene.id}: a question without words of time needs a card whose colour occurs once")
@@ -235,8 +195,7 @@ def options(scene: Scene, asked: Question, letter: str, rng: np.random.Generator
     wrong = [str(shape) for shape in rng.permutation([shape for shape in SHAPES if shape != true])]
     if asked.task != "none":
         rival = next(scene.cards[index].shape for index in repeated_cards(scene) if index != asked.card)
-        wrong.remove(rival)
-        wrong = [rival, *wrong]
+        wrong.sort(key=lambda shape: shape != rival)  # the rival comes first
     wrong = [str(shape) for shape in rng.permutation(wrong[: OPTIONS - 1])]
     place = LETTERS.index(letter)
     return (*wrong[:place], true, *wrong[place:])
@@ -252,10 +211,7 @@ def _first_possible(scene: Scene, tasks: list[str], rng: np.random.Generator, ta
 
 
 def make_items(scenes: Sequence[Scene], questions_per_video: int, rng: np.random.Generator, source: str) -> list[Item]:
-    """Put questions to the scenes of a set: different cards in each video, tasks and answer letters balanced.
-
-    Errors: ValueError if more questions are wanted than a video can always bear.
-    """
+    """Put questions to scenes: different cards in each, tasks and letters balanced; ValueError for too many."""
     if not 1 <= questions_per_video <= MAX_QUESTIONS:
         raise ValueError(f"needle.questions_per_video is {questions_per_video}; set it between 1 and {MAX_QUESTIONS}")
     letters: dict[bool, list[str]] = {False: [], True: []}  # a deck each for plain and temporal questions
@@ -273,19 +229,9 @@ def make_items(scenes: Sequence[Scene], questions_per_video: int, rng: np.random
             if not deck:
                 deck.extend(str(letter) for letter in rng.permutation(list(LETTERS[:OPTIONS])))
             letter = deck.pop()
-            items.append(
-                Item(
-                    id=f"{scene.id}_q{number}",
-                    video=scene.id,
-                    question=asked.text,
-                    options=options(scene, asked, letter, rng),
-                    answer=letter,
-                    task=asked.task,
-                    duration=scene.duration,
-                    evidence=(scene.evidence(asked.card),),
-                    source=source,
-                )
-            )
+            offered, evidence = options(scene, asked, letter, rng), (scene.evidence(asked.card),)
+            about = (asked.task, scene.frames / FRAME_RATE, evidence, source)
+            items.append(Item(f"{scene.id}_q{number}", scene.id, asked.text, offered, letter, *about))
     return items
 
 

@@ -13,13 +13,9 @@ from PIL import Image, ImageDraw
 from viarl.datasets.needle import FRAME_PIXELS, FRAME_RATE, Scene
 
 RGB = {
-    "red": (205, 35, 35),
-    "green": (25, 140, 45),
-    "blue": (35, 65, 215),
-    "yellow": (205, 165, 10),
-    "purple": (135, 35, 165),
-    "cyan": (15, 160, 180),
-}
+    "red": (205, 35, 35), "green": (25, 140, 45), "blue": (35, 65, 215), "yellow": (205, 165, 10),
+    "purple": (135, 35, 165), "cyan": (15, 160, 180),
+}  # fmt: skip
 _SUPERSAMPLING = 4
 _GRID = np.arange(FRAME_PIXELS, dtype=np.float32)
 
@@ -80,8 +76,7 @@ def _paste(frame: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], x:
 
 def _gradient(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     angle = rng.uniform(0, 2 * np.pi) + time * rng.uniform(-0.05, 0.05)
-    along = np.cos(angle) * (_GRID[None, None] / 28 - 1) + np.sin(angle) * (_GRID[None, :, None] / 28 - 1)
-    return along / 2
+    return (np.cos(angle) * (_GRID[None, None] / 28 - 1) + np.sin(angle) * (_GRID[None, :, None] / 28 - 1)) / 2
 
 
 def _stripes(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
@@ -124,15 +119,8 @@ def _rain(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     return np.where(height < 6, 0.9, -0.4).astype(np.float32)
 
 
-_BACKGROUNDS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
-    "gradient": _gradient,
-    "stripes": _stripes,
-    "blobs": _blobs,
-    "checks": _checks,
-    "rings": _rings,
-    "plaid": _plaid,
-    "rain": _rain,
-}
+_DRAWN: tuple[Callable[..., np.ndarray], ...] = (_gradient, _stripes, _blobs, _checks, _rings, _plaid, _rain)
+_BACKGROUNDS = {drawn.__name__[1:]: drawn for drawn in _DRAWN}
 
 
 def _background(scene: Scene) -> np.ndarray:
@@ -151,7 +139,7 @@ def render(scene: Scene) -> np.ndarray:
     """Draw a scene: (T, 56, 56, 3) uint8 RGB. Distractors lie behind the cards."""
     video = _background(scene)
     for thing in scene.distractors:
-        mask = shape_mask(thing.kind, 2 * thing.radius)
+        mask = shape_mask(thing.shape, thing.size)
         for frame in range(thing.first, thing.last + 1):
             step = frame - thing.first
             _paste(video[frame], mask, RGB[thing.colour], thing.x + step * thing.dx, thing.y + step * thing.dy)

@@ -6,15 +6,14 @@ A data set is a module of this package, named in viarl.datasets.hub.sets, with
     ARCHIVES      patterns, in the repository of the videos, of archives (whole or in parts) or of video files
     parse         {path in the repository: local file} -> Parsed
 
-A record that cannot be used is dropped and counted with the reason, whatever is wrong with it; a file that cannot be
-read, or holds no record, is a ValueError.
+A record that cannot be used is dropped and counted with the reason; a file without any is a ValueError.
 """
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,20 +30,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 MISSING = "field missing"
 MALFORMED = "field malformed"
-NO_JSON = "record is no JSON object"
-NOT_AMONG = "answer not among the options"
-NO_ANSWER = "answer is no option's letter"
-TWICE = "right option comes twice"
 FEW_OPTIONS = "not 2 to 10 options"
-GENERATION = "generation task"
-OPEN_ENDED = "open-ended question"
-SAME_ID = "id comes twice"
-CONTRADICTION = "letter and text of the answer differ"
-SAME_QUESTION = "question comes twice"
-EMPTY_RIGHT = "right option is empty"
-REPEATED = "wrong options repeat"  # this and what follows are notes: the item is kept
-EMPTY_WRONG = "a wrong option is empty"
-NO_DURATION = "duration unknown"
 
 Record = dict[str, Any]
 Notes = list[tuple[str, str]]
@@ -67,67 +53,128 @@ class Dropped:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parsed:
-    """A data set as items.
+    """A data set as items, and the account of what is not kept; `notes`: what is odd about items that were kept.
 
-    Attributes:
-        items: in the order of the files; ids are unique.
-        members: by video id, the archive member or repository file that holds the video, or the ending of its path;
-            see `located`.
-        subtitles: by video id, likewise, the subtitles that may exist.
-        found: questions in the files; found = kept + dropped.
-        dropped: what was dropped.
-        notes: what is odd about items that were kept.
+    `members` holds by video id the archive member or repository file of the video, or the ending of its path (see
+    `located`); `subtitles` likewise, where they may exist.
     """
 
-    items: list[Item]
-    members: dict[str, str]
-    subtitles: dict[str, str]
-    found: int
-    dropped: tuple[Dropped, ...] = ()
-    notes: tuple[Dropped, ...] = ()
+    source: str
+    by_id: dict[str, Item] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
+    subtitles: dict[str, str] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[Dropped] = field(default_factory=list)
+
+    @property
+    def items(self) -> list[Item]:
+        """What is kept, in the order of the files."""
+        return [*self.by_id.values()]
+
+    @property
+    def found(self) -> int:
+        """How many questions the files hold."""
+        return len(self.by_id) + len(self.dropped)
+
+    def read(self, files: dict[str, Path]) -> Iterator[tuple[str, str, int, Record]]:
+        """Yield (where it stands, file, number from 1, record) of `records`; what is no object is dropped."""
+        for name, number, record in records(files):
+            where = f"{name}:{number}"
+            if isinstance(record, Unusable):
+                self.drop(where, record)
+            else:
+                yield where, name, number, record
+
+    def add(self, id: str, build: Callable[..., tuple[Item, str]], *given: Any) -> Item | None:
+        """Keep the item that `build` makes, with its video's member, and return it; None if it was dropped.
+
+        `id` names the question in the account. `build` takes what is `given`, and a list to which it adds (reason,
+        detail) for what is odd about an item that is kept all the same; it may raise Unusable. Items are checked as
+        `read_items` will.
+        """
+        notes: Notes = []
+        try:
+            made, member = build(*given, notes)
+            try:
+                item = item_of(json.loads(json.dumps(asdict(replace(made, source=self.source)))), made.id)
+            except ValueError as error:
+                raise Unusable(MALFORMED, str(error)) from None
+            if item.id in self.by_id:
+                raise Unusable("id comes twice", f"the question was {shown(item.question)}")
+        except Unusable as why:
+            self.drop(id, why)
+            return None
+        if len(set(item.options)) < len(item.options):
+            notes.append(("wrong options repeat", shown(list(item.options))))
+        if not all(item.options):
+            notes.append(("a wrong option is empty", shown(list(item.options))))
+        self.notes += [Dropped(item.id, reason, detail) for reason, detail in notes]
+        self.by_id[item.id] = item
+        self.members[item.video] = member
+        return item
+
+    def drop(self, id: str, why: Unusable) -> None:
+        """Count a question that cannot be used."""
+        self.dropped.append(Dropped(id, why.reason, why.detail))
+
+    def take_back(self, item: Item, id: str, why: Unusable) -> None:
+        """Drop an item that was kept."""
+        del self.by_id[item.id]
+        self.notes = [note for note in self.notes if note.id != item.id]
+        self.drop(id, why)
 
     def card(self) -> dict[str, Any]:
         """Return the account for results/data_card.json: found, kept, dropped and noted by reason, and which."""
-        return {
-            "found": self.found,
-            "kept": len(self.items),
-            "dropped": dict(sorted(Counter(one.reason for one in self.dropped).items())),
-            "noted": dict(sorted(Counter(one.reason for one in self.notes).items())),
-            "listed": [asdict(one) for one in (*self.dropped, *self.notes)[:LISTED]],
-        }
+        dropped, noted = (dict(sorted(Counter(x.reason for x in them).items())) for them in (self.dropped, self.notes))
+        listed = [asdict(one) for one in (*self.dropped, *self.notes)[:LISTED]]
+        return {"found": self.found, "kept": len(self.by_id), "dropped": dropped, "noted": noted, "listed": listed}
+
+
+class Claims:
+    """Tells which videos of `Parsed.members` a file may be.
+
+    A member fits a name that is equal to it or ends in "/" and it; failing that, one that differs in the suffix of a
+    video file or in its case only (Video-MME holds .MP4 and .mkv beside .mp4).
+    """
+
+    def __init__(self, members: dict[str, str]) -> None:
+        self._exact, self._loose = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        for video, member in members.items():
+            path = PurePosixPath(member)
+            self._exact[str(path)].add(video)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                self._loose[str(path.with_suffix(""))].add(video)
+
+    def of(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the ids of the videos that a file of this name may be: by its very name, and by another suffix."""
+        exact: set[str] = set()
+        loose: set[str] = set()
+        parts = PurePosixPath(name).parts
+        for start in range(len(parts)):
+            ending = PurePosixPath(*parts[start:])
+            exact |= self._exact.get(str(ending), set())
+            if ending.suffix.lower() in VIDEO_SUFFIXES:
+                loose |= self._loose.get(str(ending.with_suffix("")), set())
+        return exact, loose
 
 
 def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Return, by video id, the name among `names` that a member of `Parsed.members` stands for; none where none fits.
-
-    A member fits a name that is equal to it or ends in "/" and it; failing that, one that differs in the suffix of a
-    video file or in its case only (Video-MME holds .MP4 and .mkv beside .mp4). The shortest name that fits counts.
-    """
+    """Return, by video id, the shortest of the names that fits its member (`Claims`); none where none fits."""
+    claims = Claims(members)
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: (len(name), name), reverse=True):
-        parts = PurePosixPath(name).parts
-        for start in range(len(parts)):
-            ending = "/".join(parts[start:])
-            exact[ending] = name
-            if PurePosixPath(ending).suffix.lower() in VIDEO_SUFFIXES:
-                loose[str(PurePosixPath(ending).with_suffix(""))] = name
-    found = {}
-    for video, member in members.items():
-        path = PurePosixPath(member)
-        stem = str(path.with_suffix("")) if path.suffix.lower() in VIDEO_SUFFIXES else ""
-        if fitting := exact.get(str(path)) or loose.get(stem):
-            found[video] = fitting
-    return found
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        for found, videos in zip((exact, loose), claims.of(name), strict=True):
+            found.update(dict.fromkeys(videos - found.keys(), name))
+    return {video: fit for video in members if (fit := exact.get(video) or loose.get(video))}
 
 
 def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusable]]:
-    """Yield (file in the repository, number from 1, record) of JSON, JSON lines and parquet files, by path.
+    """Yield (file in the repository, number from 1, record or why it is none) of JSON, JSON lines and parquet files.
 
-    A record that is no object comes as the reason to drop it. Errors: ValueError naming file and remedy for a file that
-    is none of the three or holds no record at all.
+    Errors: ValueError naming file and remedy for a file that is none of the three or holds no record at all.
     """
     if not files:
         raise ValueError("no annotation file was given; download the data set's annotations first")
@@ -139,9 +186,8 @@ def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusabl
         if not any(isinstance(record, dict) for record in found):
             raise _refused(path, "none of its records is an object")
         for number, record in enumerate(found, 1):
-            if not isinstance(record, dict):
-                record = Unusable(NO_JSON, shown(record))
-            yield name, number, record
+            usable = isinstance(record, dict)
+            yield name, number, record if usable else Unusable("record is no JSON object", shown(record))
 
 
 def _refused(path: Path, why: object) -> ValueError:
@@ -159,14 +205,13 @@ def _json(path: Path) -> list[Any]:
 
 
 def _json_lines(path: Path) -> list[Any]:
-    found: list[Any] = []
-    for _, line in text_lines(path):
-        if line.strip():
-            try:
-                found.append(json_object(line))
-            except ValueError:
-                found.append(line.strip())
-    return found
+    def record_of(line: str) -> Any:
+        try:
+            return json_object(line)
+        except ValueError:
+            return line.strip()
+
+    return [record_of(line) for _, line in text_lines(path) if line.strip()]
 
 
 def _parquet(path: Path) -> list[Any]:
@@ -174,73 +219,6 @@ def _parquet(path: Path) -> list[Any]:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise _refused(path, f"no valid parquet: {error}") from error
-
-
-@dataclass
-class Collector:
-    """Items as they are found, and the account of what is not kept."""
-
-    source: str
-    items: dict[str, Item] = field(default_factory=dict)
-    members: dict[str, str] = field(default_factory=dict)
-    subtitles: dict[str, str] = field(default_factory=dict)
-    found: int = 0
-    dropped: list[Dropped] = field(default_factory=list)
-    notes: list[Dropped] = field(default_factory=list)
-
-    def read(self, files: dict[str, Path]) -> Iterator[tuple[str, str, int, Record]]:
-        """Yield (where it stands, file, number from 1, record) of `records`; what is no object is dropped."""
-        for name, number, record in records(files):
-            where = f"{name}:{number}"
-            if isinstance(record, Unusable):
-                self.drop(where, record)
-            else:
-                yield where, name, number, record
-
-    def add(self, id: str, build: Callable[[Notes], tuple[Item, str]]) -> Item | None:
-        """Count a question and keep the item that `build` makes, with its video's member; return it if it was kept.
-
-        `id` names the question in the account. `build` may raise Unusable, and adds (reason, detail) to the list it is
-        given for what is odd about an item that is kept all the same. Items are checked as `read_items` will.
-        """
-        self.found += 1
-        notes: Notes = []
-        try:
-            item, member = build(notes)
-            try:
-                item = item_of(json.loads(json.dumps(asdict(item))), item.id)
-            except ValueError as error:
-                raise Unusable(MALFORMED, str(error)) from None
-            if item.id in self.items:
-                raise Unusable(SAME_ID, f"the question was {shown(item.question)}")
-        except Unusable as why:
-            self.dropped.append(Dropped(id, why.reason, why.detail))
-            return None
-        if len(set(item.options)) < len(item.options):
-            notes.append((REPEATED, shown(list(item.options))))
-        if not all(item.options):
-            notes.append((EMPTY_WRONG, shown(list(item.options))))
-        self.notes += [Dropped(item.id, reason, detail) for reason, detail in notes]
-        self.items[item.id] = item
-        self.members[item.video] = member
-        return item
-
-    def drop(self, id: str, why: Unusable) -> None:
-        """Count a question that cannot be used."""
-        self.found += 1
-        self.dropped.append(Dropped(id, why.reason, why.detail))
-
-    def take_back(self, item: Item, id: str, why: Unusable) -> None:
-        """Drop an item that was kept."""
-        del self.items[item.id]
-        self.notes = [note for note in self.notes if note.id != item.id]
-        self.dropped.append(Dropped(id, why.reason, why.detail))
-
-    def parsed(self) -> Parsed:
-        """Return what was collected."""
-        return Parsed(
-            [*self.items.values()], self.members, self.subtitles, self.found, tuple(self.dropped), tuple(self.notes)
-        )
 
 
 def text(record: Record, name: str, empty: bool = False) -> str:
@@ -276,7 +254,7 @@ def seconds(record: Record, name: str, notes: Notes, unit: float = 1) -> float:
     if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value.strip()):
         value = float(value)
     if type(value) not in (int, float) or not 0 < value * unit < LONGEST_S:
-        notes.append((NO_DURATION, f"{name}: {shown(value)}"))
+        notes.append(("duration unknown", f"{name}: {shown(value)}"))
         return 0.0
     return float(value * unit)
 

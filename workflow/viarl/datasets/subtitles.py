@@ -1,9 +1,7 @@
 """Subtitles in .srt files: reading them, and what is spoken at the selected frames.
 
-Video-MME with subtitles shows the answerer the lines spoken at the frames it sees. lmms-eval (videomme_w_subtitle)
-takes every line whose interval holds a sampled frame, start included and end excluded, once, in the order of the file,
-and of a line what its font tag holds. Here a line without such a tag counts too, and the times are those of the
-selected frames.
+As in lmms-eval (videomme_w_subtitle) that is every line whose interval holds a frame, start included and end excluded,
+once, in the order of the file; here a line without a font tag counts too, and the frames are the selected ones.
 """
 
 import html

@@ -8,17 +8,15 @@ The videos are LLaVA-Video-178K's.
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from viarl.datasets import llava_video
 from viarl.datasets.choices import letter_of
 from viarl.datasets.llava_video import asked_of, video_of
-from viarl.datasets.parsed import MALFORMED, OPEN_ENDED, SAME_QUESTION, Collector, Notes, Parsed, Record, Unusable, text
+from viarl.datasets.parsed import MALFORMED, Notes, Parsed, Record, Unusable, text
 from viarl.faults import shown
 from viarl.items import Item
 
-SOURCE = "viarl_data"
 PREFIX = "2_3_m_youtube_mc_v0_1_qa_"
 ANNOTATIONS = (f"{PREFIX}*.jsonl",)
 ARCHIVES = llava_video.ARCHIVES
@@ -29,25 +27,25 @@ def parse(files: dict[str, Path]) -> Parsed:
 
     Errors: `viarl.datasets.parsed.records`.
     """
-    found = Collector(SOURCE)
+    found = Parsed("viarl_data")
     seen: dict[tuple[str, str, tuple[str, ...]], str] = {}  # the ids by video, question and options
     for where, name, number, record in found.read(files):
         part = PurePosixPath(name).stem.removeprefix(PREFIX)
-        item = found.add(where, partial(_item, record, part, number))
+        item = found.add(where, _item, record, part, number)
         if item is None:
             continue
         first = seen.setdefault((item.video, item.question, item.options), item.id)
         if first != item.id:
-            earlier = found.items[first]
-            found.items[first] = replace(earlier, groups=tuple(dict.fromkeys((*earlier.groups, *item.groups))))
-            found.take_back(item, where, Unusable(SAME_QUESTION, f"it is {first}"))
-    return found.parsed()
+            earlier = found.by_id[first]
+            found.by_id[first] = replace(earlier, groups=tuple(dict.fromkeys((*earlier.groups, *item.groups))))
+            found.take_back(item, where, Unusable("question comes twice", f"it is {first}"))
+    return found
 
 
 def _item(record: Record, part: str, number: int, _: Notes) -> tuple[Item, str]:
     kind = text(record, "problem_type")
     if kind == "open_ended":
-        raise Unusable(OPEN_ENDED)
+        raise Unusable("open-ended question")
     if kind != "multi_choice":
         raise Unusable(MALFORMED, f"problem_type: {shown(kind)} is neither multi_choice nor open_ended")
     video, member = video_of(record)
@@ -58,4 +56,4 @@ def _item(record: Record, part: str, number: int, _: Notes) -> tuple[Item, str]:
         raise Unusable(MALFORMED, f"solution: {shown(solution)} is not <answer>…</answer>")
     letter = letter_of(answer[1], options)
     name = f"{video}-{part}-{number}"
-    return Item(name, video, question, options, letter, source=SOURCE, groups=(f"part={part}",)), member
+    return Item(name, video, question, options, letter, groups=(f"part={part}",)), member

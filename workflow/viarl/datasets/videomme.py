@@ -7,14 +7,12 @@ videos_chunked_01..20.zip hold data/<videoID>.mp4 (some end in .MP4 or .mkv), su
 
 from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from viarl.datasets.choices import letter_of, options_of
-from viarl.datasets.parsed import Collector, Notes, Parsed, Record, file_name, label, name_of, text
+from viarl.datasets.parsed import Notes, Parsed, Record, file_name, label, name_of, text
 from viarl.items import Item, safe_id
 
-SOURCE = "videomme"
 ANNOTATIONS = ("videomme/test-*.parquet",)
 ARCHIVES = ("videos_chunked_*.zip",)
 SUBTITLES = ("subtitle.zip",)
@@ -25,13 +23,13 @@ def parse(files: dict[str, Path], subtitles: bool = False) -> Parsed:
 
     Which subtitles exist is only known from the archive: see `with_subtitles`. Errors: `records`.
     """
-    found = Collector(SOURCE)
+    found = Parsed("videomme")
     for where, _, _, record in found.read(files):
-        item = found.add(name_of(record.get("question_id"), where), partial(_item, record))
+        item = found.add(name_of(record.get("question_id"), where), _item, record)
         if item and subtitles:
-            found.items[item.id] = replace(item, subtitles=f"subtitles/{item.video}.srt")
+            found.by_id[item.id] = replace(item, subtitles=f"subtitles/{item.video}.srt")
             found.subtitles[item.video] = f"subtitle/{file_name(record, 'videoID')}.srt"
-    return found.parsed()
+    return found
 
 
 def with_subtitles(items: list[Item], videos: Collection[str]) -> list[Item]:
@@ -43,14 +41,7 @@ def _item(record: Record, _: Notes) -> tuple[Item, str]:
     video = file_name(record, "videoID")
     options = options_of(record, "options")
     task = label(record, "task_type")
-    item = Item(
-        id=safe_id(text(record, "question_id")),
-        video=safe_id(video),
-        question=text(record, "question"),
-        options=options,
-        answer=letter_of(text(record, "answer"), options),
-        task=task,
-        source=SOURCE,
-        groups=(f"duration={label(record, 'duration')}", f"domain={label(record, 'domain')}", f"task={task}"),
-    )
-    return item, f"data/{video}.mp4"
+    id, question = safe_id(text(record, "question_id")), text(record, "question")
+    answer = letter_of(text(record, "answer"), options)
+    groups = (f"duration={label(record, 'duration')}", f"domain={label(record, 'domain')}", f"task={task}")
+    return Item(id, safe_id(video), question, options, answer, task, groups=groups), f"data/{video}.mp4"

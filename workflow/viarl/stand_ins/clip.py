@@ -53,7 +53,7 @@ def caption(scene: Scene, frame: int, rng: np.random.Generator) -> str:
     """Describe a frame: its card, if one is in view, and the distractors, in a random order."""
     card = scene.visible(frame)
     seen = [f"a {card.colour} card with a {card.shape}"] if card else []
-    seen += [f"a {thing.colour} {thing.kind}" for thing in scene.distractors if thing.first <= frame <= thing.last]
+    seen += [f"a {thing.colour} {thing.shape}" for thing in scene.distractors if thing.first <= frame <= thing.last]
     order = rng.permutation(len(seen))
     return " and ".join(seen[place] for place in order) or "nothing"
 

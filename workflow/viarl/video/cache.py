@@ -34,12 +34,8 @@ from viarl.video.settings import CacheSettings
 class FrameCache:
     """Read access to the cached frames of one or more shards; safe to share between processes (nothing stays open).
 
-    Args:
-        manifests: the manifest files written by the stage cache_frames.
-        number: how numbers are drawn on the selector's frames; None draws none.
-
-    Raises:
-        ValueError: a manifest is damaged, names a file outside its folder, or contradicts another one.
+    `number`: how numbers are drawn on the selector's frames; None draws none. Errors: ValueError for a manifest that is
+    damaged, names a file outside its folder, or contradicts another one.
     """
 
     def __init__(self, manifests: Sequence[Path], number: NumberStyle | None = None) -> None:
@@ -83,16 +79,19 @@ class FrameCache:
     def _open(self, video: str) -> Any:
         path, manifest, entry = self._entry(video)
         remedy = f"delete {manifest} so that cache_frames makes it again"
+        frames = f"{path}: the cached frames of {video!r}"
         try:
             handle = safe_open(path, "numpy")
         except (FileNotFoundError, SafetensorError) as error:
-            raise ValueError(
-                f"{path}: the cached frames of {video!r} are gone or damaged ({error}); {remedy}"
-            ) from error
+            raise ValueError(f"{frames} are gone or damaged ({error}); {remedy}") from error
         header = handle.metadata() or {}
         if any(header.get(name) != entry[name] for name in ("sha256_source", "settings")):
-            raise ValueError(f"{path}: the cached frames of {video!r} are not those of the manifest; {remedy}")
+            raise ValueError(f"{frames} are not those of the manifest; {remedy}")
         return handle
+
+    def _tensor(self, video: str, name: str) -> np.ndarray:
+        with self._open(video) as handle:
+            return np.asarray(handle.get_tensor(name))
 
     def count(self, video: str) -> int:
         """Return how many candidate frames the video has, at most N."""
@@ -116,15 +115,11 @@ class FrameCache:
 
     def times(self, video: str) -> np.ndarray:
         """Return the candidates' times in seconds since the video's first frame, (n,) float64."""
-        with self._open(video) as handle:
-            times: np.ndarray = handle.get_tensor("times")
-        return times
+        return self._tensor(video, "times")
 
     def raw_frames(self, video: str) -> np.ndarray:
         """Return the selector frames without numbers, (n, h, w, 3) uint8; the caller may write to it."""
-        with self._open(video) as handle:
-            frames: np.ndarray = handle.get_tensor("selector")
-        return frames
+        return self._tensor(video, "selector")
 
     def selector_frames(self, video: str) -> np.ndarray:
         """Return the selector frames with their numbers 0 .. n - 1, (n, h, w, 3) uint8."""
@@ -141,10 +136,9 @@ class FrameCache:
         return with_numbers(frames, self.number)
 
     def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return the answerer frames at `indices` (0 .. n - 1, any order, repeats allowed), each (H, W, 3) uint8.
+        """Return the answerer frames at `indices` (any order, repeats allowed), each (H, W, 3) uint8.
 
-        Raises:
-            IndexError: an index outside the video's true range.
+        Errors: IndexError for an index outside 0 .. n - 1.
         """
         return [decode_jpeg(data) for data in self.answerer_jpegs(video, indices)]
 

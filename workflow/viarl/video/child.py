@@ -2,8 +2,7 @@
 
 The child gets method, path and number of frames as arguments and answers on standard output with lines of JSON: for
 each frame its shape, followed by its pixels, and at the end the rest of the reading, or why there is none. Nothing is
-pickled, so that a decoder led astray by a file can send wrong pixels, but no code. A decoder that hangs or crashes in C
-takes the child with it and becomes a `VideoError` of one video.
+pickled, so that a decoder led astray can send no code; one that hangs or crashes becomes a `VideoError` of one video.
 """
 
 import importlib.util
@@ -23,31 +22,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 import viarl
-from viarl.video.container import (
-    Reading,
-    T,
-    Transform,
-    check_enough,
-    describe,
-    make_reading,
-    open_video,
-    read_timeline,
-    to_rgb,
-)
+from viarl.video.container import Reading, T, Transform, describe, make_reading, open_video, read_timeline, to_rgb
 from viarl.video.format import VideoError, sample_indices
 
 
 def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
-    """Decode every frame in order and keep the candidates; for files in which seeking does not work.
-
-    Raises:
-        VideoError: damage, or the decoder returns another number of frames than the file holds.
-    """
-    no_deadline = float("inf")  # the parent process holds the clock
+    """Decode every frame in order and keep the candidates; VideoError for damage and another number of frames."""
     container, stream = open_video(path)
     with container:
-        timeline = read_timeline(container, stream, no_deadline)
-    check_enough(timeline.total)
+        timeline = read_timeline(container, stream, float("inf"))  # the parent process holds the clock
     indices = sample_indices(timeline.total, candidates)
     wanted, frames, pts, count = set(indices.tolist()), [], [], 0
     converter = VideoReformatter()
@@ -72,17 +55,12 @@ def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> R
 
 
 def read_with_decord(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
-    """Read as the authors do: decord's get_batch for all candidates at once, at one thread.
-
-    Raises:
-        VideoError: what decord reports. Its silent errors are not noticed: see `reader`.
-    """
+    """Read as the authors do, with decord's get_batch at one thread; it makes silent errors: see `reader`."""
     import decord
 
     try:
         source = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         total, fps = len(source), float(source.get_avg_fps())
-        check_enough(total)
         indices = sample_indices(total, candidates)
         batch = source.get_batch(indices).asnumpy()  # (n, H, W, 3)
         spans = source.get_frame_timestamp(np.arange(total))  # (total, 2): start and end in seconds
@@ -124,12 +102,7 @@ def serve() -> None:
 
 
 def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
-    """Read what `serve` writes, each frame passed through `transform` as it comes.
-
-    Raises:
-        VideoError: the reason that the child gives.
-        EOFError: the answer ends too early.
-    """
+    """Read what `serve` writes, each frame transformed as it comes; VideoError: the child's, EOFError: ends early."""
     frames: list[T] = []
     while line := answers.readline():
         answer = json.loads(line)
@@ -150,14 +123,12 @@ def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
 def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
     """Run one of `METHODS` in a child process, killed after `timeout_s` seconds.
 
-    Raises:
-        VideoError: the child's reason, its death, or the time-out.
-        ValueError: decord was asked for and is not installed.
+    Errors: VideoError (the child's reason, its death, the time-out); ValueError where decord is not installed.
     """
     if method == "decord" and importlib.util.find_spec("decord") is None:
         raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
     root = str(Path(viarl.__file__).parent.parent)
-    search = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path)]
     stopped = threading.Event()
     with tempfile.TemporaryFile() as messages:  # a file, as nobody reads it before the child has ended
@@ -166,7 +137,7 @@ def read_in_child(method: str, path: Path, candidates: int, transform: Transform
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=messages,
-            env={**os.environ, "PYTHONPATH": search},
+            env=environment,
         )
         assert child.stdout is not None
 

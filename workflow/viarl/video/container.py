@@ -19,8 +19,7 @@ from av.video.stream import VideoStream
 from viarl.video.format import VideoError
 
 LARGEST_FRAME = 2**26  # pixels, 8192 x 8192, 200 MB as RGB: above it a video is refused, not decoded
-# What FFmpeg may take a file for. Left out on purpose: playlists and lists of files, which lead to other files, and
-# texts and pictures, which it would gladly show as films.
+# What FFmpeg may take a file for. Not playlists, which lead to other files, nor texts and pictures, shown as films.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,nut,mxf,gif,rm,dv,ivf,"
     "h264,hevc,m4v,vc1,wtv"
@@ -35,12 +34,9 @@ class Reading(Generic[T]):
 
     Args:
         frames: n results of the transform, in the order of time.
-        indices: (n,) int64, frame numbers within the video.
+        indices: (n,) int64, frame numbers within the video, which has `total`.
         pts: (n,) int64, presentation stamps in units of `time_base` seconds.
-        times: (n,) float64, seconds since the first frame of the video.
-        total: frames in the video.
-        fps: frames a second (average).
-        duration: seconds from the first frame to the end of the last.
+        times: (n,) float64, seconds since the first frame; `duration`: from there to the end of the last.
         how: "seek", "sequential" or "decord".
     """
 
@@ -60,12 +56,9 @@ class Timeline:
     """The packets of a video stream, without decoding.
 
     Args:
-        stamps: (total,) int64, sorted presentation stamps of the frames that are shown; None where the container
-            does not give one, distinct stamp for every frame.
+        stamps: (total,) int64, sorted presentation stamps of the frames shown; None unless each has its own.
         order: presentation stamp -> position in decoding order.
         keys: keyframes as (presentation stamp, decoding stamp, position), in decoding order.
-        total: number of frames that are shown.
-        fps: frames a second (average).
         end: presentation stamp of the end of the last frame.
     """
 
@@ -78,18 +71,8 @@ class Timeline:
     end: int
 
 
-def check_enough(total: int) -> None:
-    """Raise VideoError where a video has fewer than the two frames that sampling needs."""
-    if total < 2:
-        raise VideoError(f"has {total} frame(s); at least 2 are needed")
-
-
 def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and return its container and main video stream, set to one decoding thread.
-
-    Raises:
-        VideoError: not a video, or without a video stream (cover pictures of audio files do not count).
-    """
+    """Open a file and return its container and main video stream, set to one decoding thread; VideoError if none."""
     try:
         # `file:` and the whitelist: a playlist disguised as a video must not make us open other addresses.
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file", "format_whitelist": FORMATS})
@@ -98,13 +81,11 @@ def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be opened as a video ({describe(error)})") from error
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-        container.close()
-        raise VideoError("has no video stream")
-    if stream.codec_context is None or not stream.codec_context.is_decoder:
-        container.close()
-        raise VideoError("has a video codec without a decoder in this FFmpeg")
     try:
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise VideoError("has no video stream")  # but the cover picture of an audio file
+        if stream.codec_context is None or not stream.codec_context.is_decoder:
+            raise VideoError("has a video codec without a decoder in this FFmpeg")
         check_size(stream.codec_context.width, stream.codec_context.height)
     except VideoError:
         container.close()
@@ -137,11 +118,7 @@ def describe(error: Exception) -> str:
 
 
 def read_timeline(container: InputContainer, stream: VideoStream, deadline: float) -> Timeline:
-    """List a video's packets; the container is at its end afterwards.
-
-    Raises:
-        VideoError: the file ends before its last frame, or has no frames, or `deadline` (monotonic seconds) passed.
-    """
+    """List a video's packets; VideoError where the file ends too early or `deadline` (monotonic seconds) passed."""
     indexed = len(stream.index_entries) if stream.frames else 0
     stamps: list[int | None] = []
     order: dict[int, int] = {}
@@ -197,7 +174,7 @@ def check_length(container: InputContainer, stream: VideoStream, timeline: Timel
 
 
 def check_deadline(deadline: float) -> None:
-    """Raise VideoError when the monotonic clock has passed `deadline`."""
+    """Raise VideoError after `deadline`, in seconds of the monotonic clock."""
     if time.monotonic() > deadline:
         raise VideoError("took longer to read than `timeout_s`; raise it, or leave the video out")
 

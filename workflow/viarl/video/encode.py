@@ -1,7 +1,6 @@
 """From a video file to the pixels that the cache keeps; nothing else is imported here.
 
-The code fingerprint of this module is part of every cache file: files made by other decoding or resizing code are made
-again, files made by this code are kept when a shard starts again.
+The code fingerprint of this module is part of every cache file: files made by other code are made again.
 """
 
 import io
@@ -67,11 +66,7 @@ class FrameEncoder:
 
 
 def read_encoded(path: Path, settings: CacheSettings, timeout_s: float) -> Reading[tuple[np.ndarray, bytes]]:
-    """Read a video's candidate frames as (selector frame (h, w, 3) uint8, answerer JPEG) pairs.
-
-    Raises:
-        VideoError: why the video cannot be used.
-    """
+    """Read a video's candidate frames as (selector frame (h, w, 3) uint8, answerer JPEG) pairs; or else VideoError."""
     encoder = FrameEncoder(settings.selector_pixels, settings.answerer_pixels, settings.jpeg_quality)
     reading = read_frames(path, settings.candidates, encoder, settings.reader, timeout_s)
     shapes = {frame.shape for frame, _ in reading.frames}

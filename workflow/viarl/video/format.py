@@ -1,7 +1,7 @@
 """Which frames of a video are candidates, and the error of a video that cannot be used; no decoding.
 
-`viarl.video.cache` (reading) and `viarl.video.writer` (making) share this module and the settings, and nothing else. A
-stage that only reads frames is therefore not stale when the decoding code changes without changing the settings.
+`viarl.video.cache` and `viarl.video.writer` share this and the settings, and nothing else, so that a stage that only
+reads frames is not stale when the decoding code changes.
 """
 
 import numpy as np
@@ -15,6 +15,9 @@ def sample_indices(total: int, candidates: int) -> np.ndarray:
     """Return the frame numbers of the candidate frames, (n,) int64 with n = min(total, candidates) // 2 * 2.
 
     Source: ViaRL's get_video_message: uniform from the first to the last frame, truncated, an even number of frames.
+    Errors: VideoError for fewer than two frames.
     """
+    if total < 2:
+        raise VideoError(f"has {total} frame(s); at least 2 are needed")
     count = min(total, candidates) // 2 * 2
     return np.linspace(0, total - 1, count).astype(np.int64)

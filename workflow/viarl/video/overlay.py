@@ -12,17 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-FONT_FILE = "DejaVuSans-Bold.ttf"
-
 
 @dataclass(frozen=True)
 class NumberStyle:
-    """How numbers are drawn.
-
-    Args:
-        pixels: font size in pixels (paper: 20 on frames of 112).
-        colour: red, green, blue in 0..255.
-    """
+    """How numbers are drawn: font size in pixels (paper: 20 on frames of 112); red, green, blue in 0..255."""
 
     pixels: int = 20
     colour: tuple[int, int, int] = (255, 0, 0)
@@ -37,7 +30,7 @@ def load_font(pixels: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans Bold, the authors' font, from the copy that Matplotlib ships."""
     import matplotlib
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONT_FILE), pixels)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"), pixels)
 
 
 @lru_cache(maxsize=4096)

@@ -26,16 +26,9 @@ from viarl.video.seeking import SeekingFailed, read_by_seeking
 def read_frames(
     path: Path, candidates: int, transform: Transform[T], reader: str = "pyav", timeout_s: float = 600.0
 ) -> Reading[T]:
-    """Read the candidate frames of a video, each passed through `transform` as soon as it is decoded.
+    """Read a video's candidate frames, N of them or fewer of a short one; VideoError says why it cannot be used.
 
-    Args:
-        candidates: how many candidate frames are wanted (N); a short video gives fewer.
-        transform: maps (H, W, 3) uint8 RGB to what is kept.
-        reader: "pyav" (exact) or "decord" (the authors' choice, with the faults named above).
-        timeout_s: seconds for each attempt; a child process that takes longer is killed.
-
-    Raises:
-        VideoError: the reason why the video cannot be used.
+    `transform` maps (H, W, 3) uint8 RGB, as soon as it is decoded, to what is kept. `timeout_s` holds for each attempt.
     """
     if reader not in ("pyav", "decord"):
         raise ValueError(f"reader {reader!r} is unknown; choose pyav or decord")

@@ -16,7 +16,6 @@ from viarl.video.container import (
     Timeline,
     Transform,
     check_deadline,
-    check_enough,
     describe,
     make_reading,
     open_video,
@@ -33,11 +32,7 @@ class SeekingFailed(Exception):
 def seek_targets(
     container: InputContainer, stream: VideoStream, timeline: Timeline, targets: list[int], deadline: float
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield (presentation stamp, frame) for every stamp in the sorted `targets`, decoding as little as possible.
-
-    Raises:
-        SeekingFailed: a keyframe or a target was not found, or the decoder reported damage.
-    """
+    """Yield (presentation stamp, frame) for every stamp in the sorted `targets`; SeekingFailed where one is lacking."""
     groups: dict[tuple[int, int, int], list[int]] = {}
     positions = [position for _, _, position in timeline.keys]
     for target in targets:
@@ -51,7 +46,8 @@ def seek_targets(
         groups.setdefault(timeline.keys[at], []).append(target)
     try:
         for key, group in groups.items():
-            yield from _decode_group(container, stream, timeline, key, group, deadline)
+            last = max(timeline.order[target] for target in group)
+            yield from _decode_group(container, stream, key, group, last, deadline)
     except av.FFmpegError as error:
         raise SeekingFailed(describe(error)) from error
 
@@ -59,15 +55,15 @@ def seek_targets(
 def _decode_group(
     container: InputContainer,
     stream: VideoStream,
-    timeline: Timeline,
     key: tuple[int, int, int],
     group: list[int],
+    last: int,
     deadline: float,
 ) -> Iterator[tuple[int, VideoFrame]]:
     key_pts, key_dts, position = key
     codec = stream.codec_context
     can_skip = codec.name == "h264"
-    wanted, last = set(group), max(timeline.order[target] for target in group)
+    wanted = set(group)
 
     def shown(frames: list[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
         for frame in frames:
@@ -103,19 +99,16 @@ def _decode_group(
 
 
 def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadline: float) -> Reading[T]:
-    """Read the candidate frames with seeks; `transform` maps each (H, W, 3) uint8 frame to what is kept.
+    """Read the candidate frames with seeks, each (H, W, 3) uint8 frame transformed.
 
-    Raises:
-        VideoError: the file is no video, has fewer than 2 frames, or is truncated.
-        SeekingFailed: anything that decoding in order may still get right.
+    Errors: VideoError for a file that cannot be used; SeekingFailed where decoding in order may still get it right.
     """
     container, stream = open_video(path)
     with container:
         timeline = read_timeline(container, stream, deadline)
-        check_enough(timeline.total)
+        indices = sample_indices(timeline.total, candidates)
         if timeline.stamps is None:
             raise SeekingFailed("the container gives no distinct time stamps")
-        indices = sample_indices(timeline.total, candidates)
         pts = timeline.stamps[indices]
         converter = VideoReformatter()
         found = {

@@ -31,10 +31,8 @@ class CacheSettings:
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.selector_pixels > self.answerer_pixels:
-            raise ValueError(
-                f"frames.selector_pixels ({self.selector_pixels}) must lie between 1 and frames.answerer_pixels "
-                f"({self.answerer_pixels}): selector frames are made from answerer frames"
-            )
+            limits = f"({self.selector_pixels}) must lie between 1 and frames.answerer_pixels ({self.answerer_pixels})"
+            raise ValueError(f"frames.selector_pixels {limits}: selector frames are made from answerer frames")
         return self
 
     def fingerprint(self) -> str:

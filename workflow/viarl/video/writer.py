@@ -53,15 +53,9 @@ def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identit
         "pts": reading.pts,
         "times": reading.times,
     }
-    header = {
-        **identity,
-        "n": str(len(jpegs)),
-        "total": str(reading.total),
-        "fps": repr(reading.fps),
-        "duration": repr(reading.duration),
-        "time_base": str(reading.time_base),
-        "how": reading.how,
-    }
+    lengths = {"n": str(len(jpegs)), "total": str(reading.total), "fps": repr(reading.fps)}
+    rest = {"duration": repr(reading.duration), "time_base": str(reading.time_base), "how": reading.how}
+    header = identity | lengths | rest
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
     return header
@@ -69,17 +63,16 @@ def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identit
 
 @contextmanager
 def _reading_source() -> Iterator[None]:
-    """Turn what the disk reports while a source is looked at into a VideoError."""
     try:
         yield
     except OSError as error:
         raise VideoError(f"cannot be read ({error.strerror}): change its permissions or copy it again") from error
 
 
+@_reading_source()
 def _state(source: Path) -> tuple[str, str]:
     """Return size and time of the last change, as the header of a cache file holds them."""
-    with _reading_source():
-        found = source.stat()
+    found = source.stat()
     return str(found.st_size), str(found.st_mtime_ns)
 
 
@@ -88,10 +81,7 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
 
     The source as it is now counts: a cache file is kept if it was made from a file of this size and time, or else of
     this content, so that a video that was merely touched or copied is not decoded again. The entry holds the hash of
-    that content, whatever videos.jsonl states.
-
-    Raises:
-        VideoError: why the video cannot be used.
+    that content, whatever videos.jsonl states. Errors: VideoError.
     """
     source, path = Path(video.path), cached_path(folder / FOLDER, video.id)
     check_there(source)
@@ -99,10 +89,8 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
     header = read_header(path)
     usable = all(header.get(name) == value for name, value in wanted.items())
     size, time_ns = _state(source)
-    sha256 = video.sha256
-    if not usable or (sha256, size, time_ns) != tuple(
-        header.get(name) for name in ("sha256_source", "size", "mtime_ns")
-    ):
+    sha256, made = video.sha256, tuple(header.get(name) for name in ("sha256_source", "size", "mtime_ns"))
+    if not usable or (sha256, size, time_ns) != made:
         with _reading_source():
             sha256 = sha256_file(source)
     if not usable or header.get("sha256_source") != sha256:
@@ -111,16 +99,9 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
             raise VideoError("was changed while it was read: run the job again")
         identity = {"sha256_source": sha256, "size": size, "mtime_ns": time_ns, **wanted}
         header = write_cached(path, reading, identity)
-    return {
-        "file": path.relative_to(folder).as_posix(),
-        "sha256_source": sha256,
-        "size": int(size),
-        "n": int(header["n"]),
-        "total": int(header["total"]),
-        "fps": float(header["fps"]),
-        "duration": float(header["duration"]),
-        "how": header["how"],
-    }
+    source_of = {"file": path.relative_to(folder).as_posix(), "sha256_source": sha256, "size": int(size)}
+    numbers = {"n": int, "total": int, "fps": float, "duration": float, "how": str}
+    return source_of | {name: kind(header[name]) for name, kind in numbers.items()}
 
 
 def manifest_record(

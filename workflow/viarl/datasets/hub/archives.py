@@ -1,9 +1,8 @@
 """Taking files out of archives that come from outside: .zip, .tar, .tar.gz (.bz2, .xz), whole or split into parts.
 
-The parts of a split archive are read one behind the other as if they were one file; nothing is copied together. Only
-wanted members are written, each under a temporary name first. Never written is what has a name that leads out of the
-folder, is a link or device, is encrypted, comes twice, or is larger than it may be; each is told with its reason. An
-archive that as a whole unpacks to far more than its own size is refused.
+The parts of a split archive are read as if they were one file; nothing is copied together. Never written is what has a
+name that leads out of the folder, is a link or device, is encrypted, comes twice, or is larger than it may be; each is
+told with its reason. An archive that as a whole unpacks to far more than its own size is refused.
 """
 
 import bisect
@@ -18,7 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -30,16 +29,23 @@ from viarl.files import atomic_path, sha256_file
 CHUNK = 2**20  # bytes
 BUFFER = 2**16  # bytes; more would be asked of the hub in vain where only a zip's directory is read
 LARGEST = 64 * 10**9  # bytes of one member; the longest videos of the benchmarks have a few GB
-RATIO = (
-    200  # how many times its packed size a member, or an archive, may have; films hardly shrink, subtitles to a tenth
-)
+RATIO = 200  # how many times its packed size a member, or an archive, may have; subtitles shrink to a tenth
 SLACK = 64 * 10**6  # bytes below which no ratio is looked at
 _DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, EOFError, NotImplementedError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+)
 _WHOLE = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _PART = re.compile(r"(?P<whole>.*\.(zip|tar|tgz|tar\.(gz|bz2|xz)))[._-]?(part)?[._-]?(\d+|[a-z]{1,3})$", re.IGNORECASE)
 _SPANNED = re.compile(r"\.z\d\d$", re.IGNORECASE)
+
+
+Found = tuple[str, int, str, Callable[[], IO[bytes]]]  # name, size, why it is unsafe, how it is opened
 
 
 class ArchiveError(ValueError):
@@ -57,12 +63,8 @@ class Member:
 
 @dataclass
 class Extracted:
-    """What came out of an archive.
-
-    Args:
-        files: what lies in the folder now, by target.
-        refused: members that were wanted or unsafe, and are not written, with reasons.
-        names: every other file of the archive, and those that were written.
+    """What came out of an archive: `files` that lie in the folder now, by target; what was wanted or unsafe and is not
+    written, with reasons; names of every other file of the archive, and of those that were written.
     """
 
     files: dict[str, Member] = field(default_factory=dict)
@@ -71,11 +73,9 @@ class Extracted:
 
 
 class Parts(io.RawIOBase):
-    """Several byte strings, read one behind the other as one; with random access, without a copy.
+    """Byte strings of the given sizes, read one behind the other as one; with random access, without a copy.
 
-    Args:
-        sizes: of the parts, bytes.
-        read: gives the bytes from start to end - 1 of a part, or the first ones of them.
+    `read` gives the bytes from start to end - 1 of a part, or the first ones of them.
     """
 
     def __init__(self, sizes: Sequence[int], read: Callable[[int, int, int], bytes]) -> None:
@@ -91,10 +91,6 @@ class Parts(io.RawIOBase):
     def seekable(self) -> bool:
         """Yes."""
         return True
-
-    def tell(self) -> int:
-        """Return the position in the whole."""
-        return self.place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position in the whole."""
@@ -123,28 +119,22 @@ class Joined(Parts):
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__([path.stat().st_size for path in paths], self._read_file)
         self.paths = list(paths)
-        self._open: tuple[int, IO[bytes]] | None = None
+        self._opened, self._index = ExitStack(), -1
 
     def _read_file(self, index: int, start: int, end: int) -> bytes:
-        if self._open is None or self._open[0] != index:
-            self._close()
-            self._open = (index, self.paths[index].open("rb", buffering=0))
-        handle = self._open[1]
-        handle.seek(start)
-        data = handle.read(end - start)
-        if not data:
+        if self._index != index:
+            self._opened.close()
+            self._handle = self._opened.enter_context(self.paths[index].open("rb", buffering=0))
+            self._index = index
+        self._handle.seek(start)
+        if not (data := self._handle.read(end - start)):
             raise OSError(f"{self.paths[index]}: was cut while it was read; run this again")
         return data
 
     def close(self) -> None:
         """Close the part that is open."""
-        self._close()
+        self._opened.close()
         super().close()
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
 
 
 def whole_name(path: str) -> str | None:
@@ -154,9 +144,8 @@ def whole_name(path: str) -> str | None:
     ".z01" of a zip in several volumes, which cannot be read as a stream.
     """
     if _SPANNED.search(path):
-        raise ArchiveError(
-            f"{path}: a zip in several volumes (.z01); only archives that were cut into parts can be read"
-        )
+        why = "a zip in several volumes (.z01); only archives that were cut into parts can be read"
+        raise ArchiveError(f"{path}: {why}")
     if _WHOLE.search(path):
         return path
     found = _PART.match(path)
@@ -170,21 +159,15 @@ def extract(
     trusted: bool = True,
     largest: int = LARGEST,
 ) -> Extracted:
-    """Write the wanted members of an archive below a folder.
+    """Write the wanted members of an archive, given by its parts in order, below a folder.
 
-    Args:
-        parts: the archive, or its parts in order.
-        wanted: gives the target, relative to `folder`, of a member's name, None to leave the member out.
-        folder: what the targets are below.
-        trusted: whether a file that lies at a target and has the member's size is kept as it is.
-        largest: bytes that one member may have.
-
+    `wanted` gives the target, relative to `folder`, of a member's name, None to leave it out. With `trusted`, a file
+    that lies at a target and has the member's size is kept. `largest`: bytes that one member may have.
     Errors: ArchiveError for a damaged archive, and one that unpacks to absurd size.
     """
     found = Extracted()
     seen: set[str] = set()
-    with _reading(Joined(parts), str(parts[0])) as stream:
-        members = _zip_members(stream) if _is_zip(stream) else _tar_members(stream)
+    with _reading(Joined(parts), str(parts[0])) as members:
         for name, size, unsafe, read in members:
             target = None if unsafe or safe_path(name) is None else wanted(name)
             if unsafe or safe_path(name) is None:
@@ -212,34 +195,23 @@ def names(parts: Parts, called: str) -> list[str]:
 
     `called` names it in errors, which are as of `extract`.
     """
-    with _reading(parts, called) as stream:
-        members = _zip_members(stream) if _is_zip(stream) else _tar_members(stream)
+    with _reading(parts, called) as members:
         return [name for name, _, unsafe, _ in members if not unsafe and safe_path(name)]
 
 
 @contextmanager
-def _reading(parts: Parts, called: str) -> Iterator[IO[bytes]]:
+def _reading(parts: Parts, called: str) -> Iterator[Iterator[Found]]:
     try:
         with io.BufferedReader(parts, BUFFER) as stream:
-            yield stream
+            magic = stream.read(4)
+            stream.seek(0)
+            yield _zip_members(stream) if magic in (b"PK\x03\x04", b"PK\x05\x06") else _tar_members(stream)
     except ArchiveError as error:
         raise ArchiveError(f"{called}: {error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArchiveError(
-            f"{called}: cannot be read as an archive ({reason}); delete it, so that it is fetched again; if it comes "
-            "again like this, it is damaged on the hub"
-        ) from error
-
-
-def _is_zip(stream: IO[bytes]) -> bool:
-    stream.seek(0)
-    magic = stream.read(4)
-    stream.seek(0)
-    return magic in (b"PK\x03\x04", b"PK\x05\x06")
-
-
-Found = tuple[str, int, str, Callable[[], IO[bytes]]]  # name, size, why it is unsafe, how it is opened
+        remedy = "delete it, so that it is fetched again; if it comes again like this, it is damaged on the hub"
+        raise ArchiveError(f"{called}: cannot be read as an archive ({reason}); {remedy}") from error
 
 
 def _zip_members(stream: IO[bytes]) -> Iterator[Found]:
@@ -267,8 +239,7 @@ def _tar_members(stream: IO[bytes]) -> Iterator[Found]:
     gzipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     source: Any = gzip.GzipFile(fileobj=stream) if gzipped else stream
-    # as a stream, compressed or not: tarfile unpacks what it passes over, so that nothing may be passed over that is
-    # larger than the whole archive can sensibly hold
+    # as a stream: tarfile unpacks what it passes over, so nothing larger than it can hold is passed over
     with tarfile.open(fileobj=source, mode="r|" if gzipped else "r|*", bufsize=CHUNK) as archive:
         for info in archive:
             if info.offset_data + info.size > limit:

@@ -21,14 +21,8 @@ from typing import IO
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as refusals
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, paginate
 
 from viarl.faults import shown
@@ -85,11 +79,9 @@ def safe_path(name: str) -> PurePosixPath | None:
 
 
 class Repository:
-    """A data set repository at a revision: a branch, a tag or a commit.
+    """A data set repository, "owner/name", at a revision: a branch, a tag or a commit.
 
-    Args:
-        id: "owner/name".
-        revision: resolved to a commit at the first request, and used as that commit from then on.
+    It is resolved to a commit at the first request, and used as that commit from then on.
     """
 
     def __init__(self, id: str, revision: str = "main") -> None:
@@ -156,19 +148,20 @@ class Repository:
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
         headers = build_hf_headers(headers={"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"})
-        with (
-            self._explained(file.path),
-            get_session().stream("GET", self._address(file), headers=headers, timeout=TIMEOUT_S) as response,
-        ):
-            if response.status_code >= 400:
-                response.read()
-                hf_raise_for_status(response)
+        with self._explained(file.path), self._response(file, headers) as response:
             if response.status_code != 206:
                 raise HubError(f"{self.page}: {file.path} is given as a whole only")
             return response.read()
 
-    def _address(self, file: RemoteFile) -> str:
-        return hf_hub_url(self.id, file.path, repo_type="dataset", revision=self.commit, endpoint=self.endpoint)
+    @contextmanager
+    def _response(self, file: RemoteFile, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+        where = hf_hub_url(self.id, file.path, repo_type="dataset", revision=self.commit, endpoint=self.endpoint)
+        # the hub answers with a redirection to a signed address elsewhere; the session leaves the token behind then
+        with get_session().stream("GET", where, headers=headers, timeout=TIMEOUT_S) as response:
+            if response.status_code >= 400:
+                response.read()
+                hf_raise_for_status(response)
+            yield response
 
     def _fetch_whole(self, file: RemoteFile, path: Path) -> None:
         part = path.with_name(f"{path.name}.{file.checksum[:16]}.part")
@@ -238,11 +231,7 @@ class Repository:
         headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
         if start:
             headers["Range"] = f"bytes={start}-"
-        # the hub answers with a redirection to a signed address elsewhere; the session leaves the token behind then
-        with get_session().stream("GET", self._address(file), headers=headers, timeout=TIMEOUT_S) as response:
-            if response.status_code >= 400:
-                response.read()
-                hf_raise_for_status(response)
+        with self._response(file, headers) as response:
             if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 handle.seek(0)  # the server knows no ranges
                 handle.truncate()
@@ -270,25 +259,23 @@ class Repository:
         what = f"{self.page}: {path}".rstrip(": ")
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
         if isinstance(error, OfflineModeIsEnabled):
-            return HubError(f"{what}: HF_HUB_OFFLINE is set; unset it, or bring the files, then run this again")
-        if isinstance(error, RevisionNotFoundError):
-            return HubError(f"{what}: has no revision {self.revision!r}; correct hub.revisions, or set it to main")
-        if isinstance(error, RemoteEntryNotFoundError):
-            return HubError(f"{what}: is not there at commit {self.commit}; set hub.revisions to a commit that has it")
-        if isinstance(error, GatedRepoError) or status == 403:
-            return HubError(
-                f"{what}: access is gated. Log in, accept the conditions at {self.page}, make a token at "
-                f"{self.endpoint}/settings/tokens, export it as HF_TOKEN, then run this again"
-            )
-        if isinstance(error, RepositoryNotFoundError) or status == 401:
-            return HubError(
-                f"{what}: there is no such repository, or it is private or gated: look at {self.page}; if it asks for "
-                "it, accept its conditions there and export a token that may read it as HF_TOKEN"
-            )
-        if status:
-            return HubError(f"{what}: the hub answers with status {status}; try again later")
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return HubError(f"{what}: cannot be reached ({reason}); check the network and HF_ENDPOINT, then run this again")
+            why = "HF_HUB_OFFLINE is set; unset it, or bring the files, then run this again"
+        elif isinstance(error, refusals.RevisionNotFoundError):
+            why = f"has no revision {self.revision!r}; correct hub.revisions, or set it to main"
+        elif isinstance(error, refusals.RemoteEntryNotFoundError):
+            why = f"is not there at commit {self.commit}; set hub.revisions to a commit that has it"
+        elif isinstance(error, refusals.GatedRepoError) or status == 403:
+            tokens = f"{self.endpoint}/settings/tokens, export it as HF_TOKEN, then run this again"
+            why = f"access is gated. Log in, accept the conditions at {self.page}, make a token at {tokens}"
+        elif isinstance(error, refusals.RepositoryNotFoundError) or status == 401:
+            remedy = "if it asks for it, accept its conditions there and export a token that may read it as HF_TOKEN"
+            why = f"there is no such repository, or it is private or gated: look at {self.page}; {remedy}"
+        elif status:
+            why = f"the hub answers with status {status}; try again later"
+        else:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            why = f"cannot be reached ({reason}); check the network and HF_ENDPOINT, then run this again"
+        return HubError(f"{what}: {why}")
 
 
 def matching(files: Sequence[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:

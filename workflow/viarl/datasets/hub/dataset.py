@@ -14,8 +14,6 @@ from viarl.datasets.parsed import Parsed
 from viarl.items import Item, Video
 
 ANY_LAYOUT = ("*.zip", "*.zip.*", "*.tar", "*.tar.*", "*.tgz", "*.mp4")
-OTHER_PART = "video of the other part"
-OTHER_DRAWING = "not of hub.viarl_data_parts"
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class FetchedSet:
-    """A set whose files lie in stores.
+    """A set whose files lie in stores: questions, also on missing videos, and by video id what is there.
 
-    Args:
-        items: its questions; those on missing videos are among them.
-        members_folder: of the store's videos; `pieces` are relative to it.
-        pieces: by video id, what is there.
-        missing: by video id, why it is not.
-        subtitles: by video id; `subtitles_missing`: videos that have none.
-        sources: files of the hub that anything came from.
-        card: the account, as JSON values.
+    `pieces` are relative to the `members_folder`; `sources`: files of the hub that anything came from; `card`: the
+    account, as JSON values.
     """
 
     items: list[Item]
@@ -71,12 +63,10 @@ class FetchedSet:
 
     def videos(self, folder: str) -> list[Video]:
         """Return the videos by id, in `folder`; one that is missing has neither size nor hash."""
-        there = [
-            Video(video, f"{folder}/{piece.target}", piece.member.size, piece.member.sha256)
-            for video, piece in self.pieces.items()
-        ]
-        gone = [Video(video, f"{folder}/{video}", 0, "") for video in self.missing]
-        return sorted([*there, *gone], key=lambda video: video.id)
+        found = [Video(video, f"{folder}/{video}", 0, "") for video in self.missing]
+        for video, piece in self.pieces.items():
+            found.append(Video(video, f"{folder}/{piece.target}", piece.member.size, piece.member.sha256))
+        return sorted(found, key=lambda video: video.id)
 
     def entries(self, folder: str, subtitles: str) -> list[Entry]:
         """Return the files of the manifest: videos in `folder`, subtitles in `subtitles`."""
@@ -86,10 +76,7 @@ class FetchedSet:
 
 
 def fetch_set(name: str, stores: Path, choice: Choice, keep_archives: bool = False) -> FetchedSet:
-    """Fetch a set into the stores; errors: HubError, ArchiveError, and those of its parser.
-
-    With `keep_archives` archives stay after their videos were taken out.
-    """
+    """Fetch a set into the stores; errors: HubError, ArchiveError, and those of its parser."""
     module: Any = importlib.import_module(f"viarl.datasets.{choice.source}")
     patterns = module.ARCHIVES if choice.own_layout else ANY_LAYOUT
 
@@ -116,15 +103,10 @@ def fetch_set(name: str, stores: Path, choice: Choice, keep_archives: bool = Fal
     card = {"set": name, "repositories": commits, **_account(parsed, drawn, items, fetched)}
     if choice.subtitles:
         card["subtitles"] = {"there": len(texts.pieces), "missing": sorted(texts.missing)}
-    return FetchedSet(
-        items,
-        folder,
-        {video: piece for video, piece in fetched.pieces.items() if video in taken},
-        {video: why for video, why in fetched.missing.items() if video in taken},
-        texts.pieces,
-        [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])],
-        card,
-    )
+    pieces = {video: piece for video, piece in fetched.pieces.items() if video in taken}
+    missing = {video: why for video, why in fetched.missing.items() if video in taken}
+    sources = [*dict.fromkeys([*sources, *fetched.sources, *texts.sources])]
+    return FetchedSet(items, folder, pieces, missing, texts.pieces, sources, card)
 
 
 def _store(stores: Path, choice: Choice, id: str) -> Store:
@@ -153,8 +135,9 @@ def part_of(videos: Sequence[str], part: str, share: float, seed: int) -> set[st
 def _account(parsed: Parsed, drawn: list[Item], items: list[Item], fetched: Fetched) -> dict[str, Any]:
     """Return what was found, kept and dropped by reason (found = kept + dropped), and which videos are missing."""
     asked = {item.video for item in items}
-    outside = Counter(fetched.left_out.get(item.video, OTHER_PART) for item in drawn if item.video not in asked)
-    outside[OTHER_DRAWING] += len(parsed.items) - len(drawn)
+    other = "video of the other part"
+    outside = Counter(fetched.left_out.get(item.video, other) for item in drawn if item.video not in asked)
+    outside["not of hub.viarl_data_parts"] += len(parsed.items) - len(drawn)
     missing = {video: why for video, why in sorted(fetched.missing.items()) if video in asked}
     known = parsed.card()
     return known | {

@@ -8,16 +8,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 
 from viarl.datasets.hub.archives import Member
 from viarl.datasets.hub.manifest import Origin, Source
 from viarl.datasets.hub.store import Archive, Store, check_room
-from viarl.datasets.parsed import VIDEO_SUFFIXES, located
+from viarl.datasets.parsed import Claims, located
 from viarl.progress import say
-
-ELSEWHERE = "video beyond hub.archives"
-BEYOND = "video beyond hub.limit"
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,9 @@ class Piece:
 
 @dataclass
 class Fetched:
-    """What a set takes.
+    """What a set takes: by video id what is there, why it is missing, and why it is left out (hub.archives, hub.limit).
 
-    Args:
-        pieces: by video id, what is there.
-        missing: by video id, why what should be there is not.
-        left_out: by video id, why it is not taken (ELSEWHERE, BEYOND).
-        refused: members of archives that were not written, with reasons, by archive.
-        sources: the archives that pieces came from, part by part.
+    `refused`: members that were not written, with reasons, by archive. `sources`: the archives' parts that were used.
     """
 
     pieces: dict[str, Piece] = field(default_factory=dict)
@@ -53,30 +44,6 @@ def by_hash(videos: Iterable[str], seed: str = "") -> list[str]:
     return sorted(videos, key=lambda video: (hashlib.sha256(f"{seed}{video}".encode()).digest(), video))
 
 
-class Claims:
-    """Tells which videos a member of an archive may be; agrees with `located`, one name at a time."""
-
-    def __init__(self, members: dict[str, str]) -> None:
-        self._exact: dict[str, set[str]] = {}
-        self._loose: dict[str, set[str]] = {}
-        for video, member in members.items():
-            path = PurePosixPath(member)
-            self._exact.setdefault(str(path), set()).add(video)
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                self._loose.setdefault(str(path.with_suffix("")), set()).add(video)
-
-    def of(self, name: str) -> set[str]:
-        """Return the ids of the videos that a member of this name may be."""
-        found: set[str] = set()
-        parts = PurePosixPath(name).parts
-        for start in range(len(parts)):
-            ending = PurePosixPath(*parts[start:])
-            found |= self._exact.get(str(ending), set())
-            if ending.suffix.lower() in VIDEO_SUFFIXES:
-                found |= self._loose.get(str(ending.with_suffix("")), set())
-        return found
-
-
 def fetch_members(
     store: Store,
     members: dict[str, str],
@@ -87,11 +54,9 @@ def fetch_members(
 ) -> Fetched:
     """Fetch the members (id -> name or ending of a name) that lie in the archives or files that match the patterns.
 
-    Args:
-        limit: how many are taken, the first by a hash of their ids; None is all.
-        archives: how many archives are read, the first ones; what lies in others is left out. None is all. Without
-            effect where the videos are files themselves.
-        keep: whether archives stay after they were read.
+    `limit`: how many are taken, the first by a hash of their ids. `archives`: how many are read, the first ones; what
+    lies in others is left out; without effect where the videos are files themselves. None is all. With `keep` archives
+    stay after they were read.
     """
     every = store.archives(patterns)
     if not every:
@@ -103,17 +68,15 @@ def fetch_members(
     if len(first) < len(every):
         reader.check_room_to_look()
         candidates = set(located(members, (name for one in reader.archives for name in store.contents(one).names)))
-        found.left_out = dict.fromkeys(sorted(set(members) - candidates), ELSEWHERE)
+        found.left_out = dict.fromkeys(sorted(set(members) - candidates), "video beyond hub.archives")
     chosen = by_hash(candidates)[:limit]
-    found.left_out.update(dict.fromkeys(sorted(candidates - set(chosen)), BEYOND))
+    found.left_out.update(dict.fromkeys(sorted(candidates - set(chosen)), "video beyond hub.limit"))
     reader.read_until_there(set(chosen), len(chosen) / max(1, len(members)))
     reader.account(chosen, found)
     return found
 
 
 class _Reader:
-    """Reads archives until all that is wanted is there."""
-
     def __init__(self, store: Store, archives: Sequence[Archive], members: dict[str, str], keep: bool) -> None:
         self.store, self.archives, self.members, self.keep = store, archives, members, keep
         self.claims = Claims(members)
@@ -129,24 +92,29 @@ class _Reader:
         return found
 
     def _is_one_of(self, videos: set[str], name: str) -> bool:
-        return bool(self.claims.of(name) & videos)
+        return not videos.isdisjoint(set().union(*self.claims.of(name)))
 
     def _may_hold(self, archive: Archive, wanted: set[str]) -> bool:
         record = self.store.record(archive)
         names = [archive.name] if archive.plain else record.names if record else None
-        return names is None or any(self.claims.of(name) & wanted for name in names)
+        return names is None or any(self._is_one_of(wanted, name) for name in names)
 
-    def _share(self, archive: Archive, wanted: set[str], otherwise: float) -> float:
+    def _taken_out(self, archive: Archive, wanted: set[str], otherwise: float) -> int:
+        if archive.plain:
+            return archive.size
         record = self.store.record(archive)
-        if not record or not record.names:
-            return otherwise
-        return sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+        if record and record.names:
+            otherwise = sum(self._is_one_of(wanted, name) for name in record.names) / len(record.names)
+        return int(1.05 * archive.size * otherwise)
 
-    def check_room_to_look(self) -> None:
-        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+    def _look_into_all(self) -> None:
         for archive in self.archives:
             if self.store.record(archive) is None:
                 self.store.look_into(archive)
+
+    def check_room_to_look(self) -> None:
+        """Raise HubError where archives that must be fetched to know what they hold do not fit, all together."""
+        self._look_into_all()
         unknown = [one for one in self.archives if not one.plain and self.store.record(one) is None]
         needed = sum(max(0, one.size - self.store.fetched_bytes(one)) for one in unknown)
         if needed:  # what is taken out of them is reckoned with once that is known
@@ -155,19 +123,15 @@ class _Reader:
     def room(self, wanted: set[str], share: float) -> tuple[int, str]:
         """Return the bytes that must be free before the first is fetched, and the sum in words.
 
-        Room = archives that lie there at one time, less what is there of them + what is taken out of them. At one time:
-        the largest alone, or all where they are kept. Taken out: 1.05 times the size of each
-        that is read, times the share of its members that is wanted (films do not shrink in an archive); where these are
-        not known, times `share`.
+        Room = archives that lie there at one time (the largest, or all where they are kept), less what is there of them
+        + what is taken out: 1.05 times the size of each that is read, times the share of its members that is wanted
+        (films do not shrink in an archive); where these are not known, times `share`.
         """
         needed = [archive for archive in self.archives if self._may_hold(archive, wanted)]
         packed = [archive.size for archive in needed if not archive.plain]
         held = sum(packed) if self.keep else max(packed, default=0)
         there = sum(self.store.fetched_bytes(archive) for archive in needed)
-        out = sum(
-            archive.size if archive.plain else int(1.05 * archive.size * self._share(archive, wanted, share))
-            for archive in needed
-        )
+        out = sum(self._taken_out(archive, wanted, share) for archive in needed)
         why = f" ({held / 1e9:.2f} GB for archives at one time, {out / 1e9:.2f} GB for what is taken out)"
         return max(0, held - there) + out, why
 
@@ -175,9 +139,8 @@ class _Reader:
         """Fetch and read archives until the wanted members are there or none is left; `share`: as of `room`."""
         lacking = wanted - set(located({video: self.members[video] for video in wanted}, self.there()))
         if lacking:
-            for archive in self.archives if len(wanted) < len(self.members) else ():
-                if self.store.record(archive) is None:
-                    self.store.look_into(archive)
+            if len(wanted) < len(self.members):
+                self._look_into_all()
             check_room(self.store.folder, *self.room(lacking, share))
         for archive in self.archives:
             if lacking and self._may_hold(archive, lacking):
@@ -211,6 +174,6 @@ class _Reader:
     def _why_missing(self, video: str, refused: dict[str, dict[str, str]]) -> str:
         for archive, reasons in refused.items():
             for name, reason in reasons.items():
-                if video in self.claims.of(name.strip("'\"")):
+                if self._is_one_of({video}, name.strip("'\"")):
                     return f"{archive} holds it as {name}, which is refused: {reason}"
         return f"{self.members[video]} is in none of {len(self.archives)} archives of {self.store.id}"

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from viarl.files import write_json
 
-VERSION = 1
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -47,12 +45,6 @@ class Source:
 
 def write_manifest(path: Path, set: str, sources: Iterable[Source], entries: Iterable[Entry]) -> None:
     """Write a manifest atomically, everything sorted."""
-    write_json(
-        path,
-        {
-            "version": VERSION,
-            "set": set,
-            "sources": [asdict(one) for one in sorted(sources, key=lambda one: (one.repository, one.path))],
-            "files": [asdict(one) for one in sorted(entries, key=lambda one: one.file)],
-        },
-    )
+    came_from = [asdict(one) for one in sorted(sources, key=lambda one: (one.repository, one.path))]
+    files = [asdict(one) for one in sorted(entries, key=lambda one: one.file)]
+    write_json(path, {"version": 1, "set": set, "sources": came_from, "files": files})

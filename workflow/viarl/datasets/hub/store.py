@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,13 +30,7 @@ WAIT_S = 2.0
 
 
 class Archive:
-    """An archive of a repository, whole or in parts, or one of its video files (`plain`).
-
-    Args:
-        name: of the whole, a path in the repository.
-        parts: its files in order.
-        plain: whether it is no archive but a file that is wanted itself.
-    """
+    """An archive, by the name of the whole and its parts in order, or one of a repository's video files (`plain`)."""
 
     def __init__(self, name: str, parts: Sequence[RemoteFile], plain: bool) -> None:
         self.name, self.parts, self.plain = name, list(parts), plain
@@ -44,22 +39,13 @@ class Archive:
 
 
 class Store:
-    """The store of a repository, locked within a `with` block.
-
-    Args:
-        root: folder of all stores.
-        id: the repository, "owner/name".
-        revision: branch, tag or commit.
-    """
+    """The store of a repository, "owner/name", below the folder of all stores; locked within a `with` block."""
 
     def __init__(self, root: Path, id: str, revision: str) -> None:
         self.id = id
         self.folder = root / id.replace("/", "--")
         self.files_folder, self.members_folder = self.folder / "files", self.folder / "members"
-        self._revision = revision
-        self._lock = FolderLock(self.folder)
-        self._repository: Repository | None = None
-        self._listing: list[RemoteFile] | None = None
+        self._revision, self._lock = revision, FolderLock(self.folder)
 
     def __enter__(self) -> Self:
         told = False
@@ -76,12 +62,10 @@ class Store:
     def __exit__(self, *error: Any) -> None:
         self._lock.__exit__(*error)
 
-    @property
+    @cached_property
     def repository(self) -> Repository:
         """The repository at the commit that is kept for its revision."""
-        if self._repository is None:
-            self._repository = Repository(self.id, self._commit())
-        return self._repository
+        return Repository(self.id, self._commit())
 
     def _commit(self) -> str:
         if COMMIT.fullmatch(self._revision):
@@ -96,25 +80,22 @@ class Store:
         say(f"{self.id}: {self._revision} stays commit {commit} until {note} and the set's items.jsonl are deleted")
         return commit
 
+    @cached_property
     def listing(self) -> list[RemoteFile]:
-        """Return the files of the commit; asked for once."""
-        if self._listing is None:
-            path, commit = self.folder / "listing.json", self.repository.commit
-            kept = read_json(path) if path.exists() else {}
-            if kept.get("commit") != commit:
-                kept = {"commit": commit, "files": [asdict(file) for file in self.repository.list_files()]}
-                write_json(path, kept)
-            self._listing = [RemoteFile(**file) for file in kept["files"]]
-        return self._listing
+        """The files of the commit; asked for once."""
+        path, commit = self.folder / "listing.json", self.repository.commit
+        kept = read_json(path) if path.exists() else {}
+        if kept.get("commit") != commit:
+            kept = {"commit": commit, "files": [asdict(file) for file in self.repository.list_files()]}
+            write_json(path, kept)
+        return [RemoteFile(**file) for file in kept["files"]]
 
     def annotations(self, patterns: Sequence[str]) -> dict[str, Path]:
         """Fetch the files that match and return {path in the repository: file}; HubError where none does."""
-        found = matching(self.listing(), patterns)
+        found = matching(self.listing, patterns)
         if not found:
-            raise HubError(
-                f"{self.repository.page}: commit {self.repository.commit} has no file {' or '.join(patterns)}; set "
-                "hub.revisions to a commit that has"
-            )
+            lacking = f"commit {self.repository.commit} has no file {' or '.join(patterns)}"
+            raise HubError(f"{self.repository.page}: {lacking}; set hub.revisions to a commit that has")
         check_room(self.folder, sum(file.size for file in found if not (self.files_folder / file.path).exists()))
         paths = self.repository.download(found, self.files_folder)
         return {file.path: path for file, path in zip(found, paths, strict=True)}
@@ -122,11 +103,8 @@ class Store:
     def sources(self, paths: Iterable[str]) -> list[Source]:
         """Return what the manifest says of files of the repository."""
         wanted = set(paths)
-        return [
-            Source(self.id, self.repository.commit, file.path, file.size, file.sha256, file.blob)
-            for file in self.listing()
-            if file.path in wanted
-        ]
+        files = [file for file in self.listing if file.path in wanted]
+        return [Source(self.id, self.repository.commit, one.path, one.size, one.sha256, one.blob) for one in files]
 
     def archives(self, patterns: Sequence[str]) -> list[Archive]:
         """Return what matches, the parts of an archive together, in the order of their numbers.
@@ -134,13 +112,16 @@ class Store:
         What an earlier version of one of them gave is deleted.
         """
         groups: dict[tuple[str, bool], list[RemoteFile]] = {}
-        for file in matching(self.listing(), patterns):
+        for file in matching(self.listing, patterns):
             whole = whole_name(file.path)
             groups.setdefault((whole or file.path, whole is None), []).append(file)
         found = [Archive(name, parts, plain) for (name, plain), parts in groups.items()]
         for archive in found:  # before any is read, for their members may have changed places
-            if not self._is_same(archive):
-                self._forget(archive)
+            path = self._record_path(archive)
+            if path.exists() and not self._is_same(archive):
+                for target in filter(safe_path, read_json(path)["files"]):
+                    (self.members_folder / target).unlink(missing_ok=True)
+                path.unlink()
         return found
 
     def _is_same(self, archive: Archive) -> bool:
@@ -153,25 +134,15 @@ class Store:
 
     def record(self, archive: Archive) -> Extracted | None:
         """Return what is known of an archive that was read, None where it was not, or has changed since."""
-        path = self._record_path(archive)
-        if not path.exists():
-            return None
-        kept = read_json(path)
-        if not kept["whole"] or kept["parts"] != archive.record:
+        if not self._is_same(archive) or not (kept := read_json(self._record_path(archive)))["whole"]:
             return None
         files = {target: Member(**member) for target, member in kept["files"].items()}
         return Extracted(files, kept["refused"], kept["names"])
 
     def _write_record(self, archive: Archive, found: Extracted, whole: bool) -> None:
-        record = {
-            "whole": whole,
-            "parts": archive.record,
-            "files": {target: asdict(member) for target, member in sorted(found.files.items())},
-            "refused": dict(sorted(found.refused.items())),
-            "names": found.names,
-        }
-        self._record_path(archive).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._record_path(archive), record)
+        files = {target: asdict(member) for target, member in sorted(found.files.items())}
+        told = {"files": files, "refused": dict(sorted(found.refused.items())), "names": found.names}
+        write_json(self._record_path(archive), {"whole": whole, "parts": archive.record, **told})
 
     def contents(self, archive: Archive) -> Extracted:
         """Return what an archive holds; where that is not known it is fetched and looked into, and stays."""
@@ -185,10 +156,7 @@ class Store:
         return known
 
     def look_into(self, archive: Archive) -> Extracted | None:
-        """Return what an archive holds without fetching it: of a zip, the hub is asked for the directory at its end.
-
-        None where that is not possible.
-        """
+        """Return what a zip holds, by the directory at its end, without fetching it; None where that cannot be."""
         if archive.plain or not archive.name.lower().endswith(".zip"):
             return None
         repository, parts = self.repository, archive.parts
@@ -246,15 +214,6 @@ class Store:
         for part in archive.parts:
             for file in self._fetched(part):
                 file.unlink(missing_ok=True)
-
-    def _forget(self, archive: Archive) -> None:
-        """Delete what an earlier version of an archive gave."""
-        path = self._record_path(archive)
-        if path.exists():
-            for target in read_json(path)["files"]:
-                if safe_path(target):
-                    (self.members_folder / target).unlink(missing_ok=True)
-            path.unlink()
 
 
 def check_room(folder: Path, needed: int, why: str = "", keys: str = "hub.limit, hub.archives") -> None:
