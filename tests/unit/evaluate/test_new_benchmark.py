@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +12,7 @@ from small_selector import CONFIG
 from tests import layouts, zoo
 from tests.hub_server import HubServer
 from tests.hub_world import fetch, hub_of_all_sets, published_sets
-from viarl.config import check as checks
+from viarl.config.check import check
 from viarl.datasets.hub.sets import SETS, HubSet
 from viarl.evaluate.benchmarks import benchmark
 from viarl.evaluate.protocols import protocol
@@ -30,20 +29,17 @@ RECORDS = (
 
 
 @pytest.fixture
-def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _added(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("datasets", zoo.PARSER), ("evaluate.benchmarks", zoo.BENCHMARK)):
         module = ModuleType(f"viarl.{name}.zoo")
         exec(text, module.__dict__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(SETS, "zoo", eval(zoo.LINE, {"HubSet": HubSet}))
-    checks._validator.cache_clear()
-    yield
-    checks._validator.cache_clear()
 
 
 @pytest.mark.usefixtures("_added")
 def test_a_new_benchmark(hub: HubServer, tmp_path: Path) -> None:
-    checks.check(CONFIG | {"benchmarks": ["zoo"]})
+    check(CONFIG | {"benchmarks": ["zoo"]})
     home = tmp_path / "published" / "keeper" / "zoo"
     for film in layouts.films(home / "videos", 2):
         film.rename(film.with_stem("ab"[int(film.stem[-1])]))
