@@ -158,10 +158,7 @@ def test_video_mme_is_reported_by_duration_domain_and_task_and_as_the_mean_of_du
     assert micro["paired"] == part["paired"]
     assert {
         kind: {name: group["n"] for name, group in groups.items()} for kind, groups in learned["by_group"].items()
-    } == {
-        "domain": {"News": 3, "Sports": 2},
-        "duration": {"long": 1, "medium": 1, "short": 3},
-    }
+    } == {"domain": {"News": 3, "Sports": 2}, "duration": {"long": 1, "medium": 1, "short": 3}}
     assert {task: group["n"] for task, group in learned["by_task"].items()} == {"Counting": 2, "OCR": 3}
     assert part["selectors"]["uniform"]["by_group"]["duration"]["short"]["accuracy"]["value"] == pytest.approx(
         2 / 3, abs=1e-6

@@ -85,12 +85,7 @@ def _mean_of_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def headline_means(
-    headline: Headline,
-    values: np.ndarray,
-    clusters: Sequence[str],
-    labelled: pd.Series,
-    resamples: int,
-    seed: int = 0,
+    headline: Headline, values: np.ndarray, clusters: Sequence[str], labelled: pd.Series, resamples: int, seed: int = 0
 ) -> tuple[dict[str, int], list[Interval]]:
     """Return the number of questions in each group, {} for a mean over questions, and an interval for each column."""
     if not headline.over:
