@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from viarl.datasets.hub.sets import SETS
-from viarl.evaluate import headlines
 from viarl.evaluate.benchmarks import Headline, benchmark
 from viarl.evaluate.headlines import macro_means, members
 from viarl.evaluate.statistics import clustered_means
@@ -87,7 +86,7 @@ def test_the_macro_mean_of_a_difference_is_the_difference_of_the_macro_means() -
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = macro_means(VALUES, VIDEOS, [X, ~X], 100)
-    monkeypatch.setattr(headlines, "CHUNK", 3 * 7)
+    monkeypatch.setattr("viarl.evaluate.statistics.CHUNK", 3 * 7)
     assert macro_means(VALUES, VIDEOS, [X, ~X], 100) == whole
 
 
