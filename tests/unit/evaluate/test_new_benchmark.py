@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,15 +29,12 @@ RECORDS = (
 
 
 @pytest.fixture
-def _added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _added(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("datasets", zoo.PARSER), ("evaluate.benchmarks", zoo.BENCHMARK)):
         module = ModuleType(f"viarl.{name}.zoo")
         exec(text, module.__dict__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(SETS, "zoo", eval(zoo.LINE, {"HubSet": HubSet}))
-    checks._validator.cache_clear()
-    yield
-    checks._validator.cache_clear()
 
 
 @pytest.mark.usefixtures("_added")
