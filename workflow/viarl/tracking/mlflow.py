@@ -185,9 +185,7 @@ class _Store:
         }
         name = " ".join([header["stage"], *(f"{key} {value}" for key, value in wildcards.items())])
         run_id = found[0].info.run_id if found else self._create(f"{name} ({own.name})", header["time"], tags)
-        every = [
-            (_name(key), step, logged) for key, series in record.metrics.items() for step, logged in series.items()
-        ]
+        every = [(_name(key), step, made) for key, series in record.metrics.items() for step, made in series.items()]
         have = self._points(found[0]) if found else {}
         missing = {(key, step): made for key, step, made in every if (key, step) not in have}
         self._log(run_id, {**record.params, "code": header["code"]}, tags, missing)

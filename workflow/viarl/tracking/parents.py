@@ -39,9 +39,7 @@ class Parent:
     params: dict[str, Any]
     tags: dict[str, str]  # of the run and of its children
     latest: dict[str, str]  # tags of its newest record (the commit)
-    points: dict[tuple[str, int], tuple[float, float]] = field(
-        default_factory=dict
-    )  # {(key, step): (value, time in s)}
+    points: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)  # {(key, step): (value, time)}
     summaries: dict[int, Path] = field(default_factory=dict)  # eval.json of each cycle
     text: str = ""  # the configuration as YAML, "" where it is unknown
     status: str = "RUNNING"
