@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from viarl.datasets.hub.sets import SETS
-from viarl.evaluate import headlines
 from viarl.evaluate.benchmarks import Headline, benchmark
 from viarl.evaluate.headlines import macro_means, members
 from viarl.evaluate.statistics import clustered_means
@@ -87,7 +86,7 @@ def test_the_macro_mean_of_a_difference_is_the_difference_of_the_macro_means() -
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = macro_means(VALUES, VIDEOS, [X, ~X], 100)
-    monkeypatch.setattr(headlines, "CHUNK", 3 * 7)
+    monkeypatch.setattr("viarl.evaluate.statistics.CHUNK", 3 * 7)
     assert macro_means(VALUES, VIDEOS, [X, ~X], 100) == whole
 
 
@@ -158,10 +157,7 @@ def test_video_mme_is_reported_by_duration_domain_and_task_and_as_the_mean_of_du
     assert micro["paired"] == part["paired"]
     assert {
         kind: {name: group["n"] for name, group in groups.items()} for kind, groups in learned["by_group"].items()
-    } == {
-        "domain": {"News": 3, "Sports": 2},
-        "duration": {"long": 1, "medium": 1, "short": 3},
-    }
+    } == {"domain": {"News": 3, "Sports": 2}, "duration": {"long": 1, "medium": 1, "short": 3}}
     assert {task: group["n"] for task, group in learned["by_task"].items()} == {"Counting": 2, "OCR": 3}
     assert part["selectors"]["uniform"]["by_group"]["duration"]["short"]["accuracy"]["value"] == pytest.approx(
         2 / 3, abs=1e-6

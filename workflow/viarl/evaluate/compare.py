@@ -1,31 +1,28 @@
 """Several runs side by side: ablations over their training seeds, selectors, failures, and when cycles stop paying.
 
-Each run brings a table of rows (viarl.evaluate.rows) a benchmark and cycle. Runs that differ in the training seed alone
-form a group. What is compared is compared on the same questions: a question's value is its mean over draws and then
-over seeds, and the bootstrap draws whole videos. So an interval says how much other videos would change the number, and
-the standard deviation over seeds how much another training would.
+Runs that differ in the training seed alone form a group. A question's value is its mean over draws and then over seeds,
+and the bootstrap draws whole videos: an interval says how much other videos would change a number, the standard
+deviation over seeds how much another training would.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from viarl.evaluate.rows import read_rows
-from viarl.evaluate.statistics import Interval, clustered_means, four_way
+from viarl.evaluate.rows import AGAIN, read_rows
+from viarl.evaluate.statistics import FOUR, Interval, clustered_means, four_way
 from viarl.evaluate.summary import by_item, known
 
 MAIN = "main"  # the main run's name in print
 LEARNED, UNIFORM = "learned", "uniform"
 BASE_ANSWERER = "learned_base_answerer"  # the cycle's selector with the untouched answerer, where it is evaluated
 NO_RIVALS = frozenset({UNIFORM, "random", "oracle", "blind", "base", "base_sampled", LEARNED, "learned_sampled"})
-FOUR = (
-    "right_frames_right_answer", "right_frames_wrong_answer",
-    "wrong_frames_right_answer", "wrong_frames_wrong_answer",
-)  # fmt: skip
 IDENTITY = ["video", "task", "question", "answer"]  # what makes questions of the same name the same
 
 DIFFERENCES = (  # paired, with _low and _high
@@ -74,20 +71,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A table of rows, reduced to what is compared; questions without a known answer are counted alone.
+    """A table of rows, reduced to what is compared; questions without a known answer are counted alone."""
 
-    Args:
-        questions: IDENTITY of each question, sorted by its id.
-        correct: (questions, selectors) share of right answers over draws.
-        selectors: numbers of each selector: evidence_recall, valid_rate, n_failed, frames and FOUR; NaN unknown.
-        failures: (n with known evidence, shares of FOUR) of the learned selector by task, "" for all of them.
-        without_answer: questions without a known answer.
-    """
-
-    questions: pd.DataFrame
-    correct: pd.DataFrame
-    selectors: Mapping[str, Mapping[str, float]]
-    failures: Mapping[str, tuple[int, Mapping[str, float]]]
+    questions: pd.DataFrame  # IDENTITY of each question, sorted by its id
+    correct: pd.DataFrame  # (questions, selectors) share of right answers over draws
+    selectors: Mapping[str, Mapping[str, float]]  # evidence_recall, valid_rate, n_failed, frames, FOUR; NaN unknown
+    failures: Mapping[str, tuple[int, Mapping[str, float]]]  # the learned selector's `_shares` by task, "" for all
     without_answer: int
 
 
@@ -109,10 +98,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All numbers: `rows` with COLUMNS and `failures` with FAILURE_COLUMNS; None where a number is unknown.
-
-    They are rounded to a millionth, so that who rounds them further finds what the tables print.
-    """
+    """All numbers, to a millionth: `rows` with COLUMNS, `failures` with FAILURE_COLUMNS; None is unknown."""
 
     benchmarks: tuple[str, ...]
     rows: list[dict[str, Any]]
@@ -137,13 +123,9 @@ def training_free(selectors: Iterable[str]) -> list[str]:
 
 
 def read_groups(runs: Sequence[Run], paths: Sequence[Path], benchmarks: Sequence[str]) -> list[Group]:
-    """Read the tables of all runs, the main one first.
+    """Read the tables of all runs, the main one first; it must be among them.
 
-    Args:
-        runs: in any order; the main run must be among them.
-        paths: run by run, in it benchmark by benchmark, in it cycle 0 to the run's last. A file that runs share may
-            come several times and is read once.
-
+    `paths`: run by run, in it benchmark by benchmark, in it cycle 0 to the run's last; a file may come several times.
     ValueError names run, file and remedy where a table is not what its place says, has rows twice or not at all, or
     where its questions are not those of the main run.
     """
@@ -155,12 +137,10 @@ def read_groups(runs: Sequence[Run], paths: Sequence[Path], benchmarks: Sequence
     found: dict[tuple[Run, str, int], Evaluation] = {}
     first: dict[str, pd.DataFrame] = {}
     # The main run first: the others are held against its questions.
-    for (run, name, cycle), path in sorted(
-        zip(wanted, paths, strict=True), key=lambda entry: bool(entry[0][0].ablation)
-    ):
+    ordered = sorted(zip(wanted, paths, strict=True), key=lambda entry: bool(entry[0][0].ablation))
+    for (run, name, cycle), path in ordered:
         where = f"{path} ({run}, cycle {cycle})"
-        key = (path, name, cycle)
-        if key not in read:
+        if (key := (path, name, cycle)) not in read:
             made = _read(path, name, cycle, where)
             questions = first.setdefault(name, made.questions)
             _same_questions(made.questions, questions, name, where)
@@ -168,14 +148,13 @@ def read_groups(runs: Sequence[Run], paths: Sequence[Path], benchmarks: Sequence
             read[key] = replace(made, questions=questions, correct=made.correct.set_axis(questions.index))
         found[run, name, cycle] = read[key]
     for group, members in groups:
-        for name in benchmarks:
-            for cycle in range(group.cycle + 1):
-                group.evaluations[name, cycle] = [found[run, name, cycle] for run in members]
-                if len({tuple(evaluation.correct) for evaluation in group.evaluations[name, cycle]}) > 1:
-                    raise ValueError(
-                        f"{group.name}: its seeds were evaluated with different selectors on {name!r} in cycle "
-                        f"{cycle}; delete their tables so that evaluate makes them again"
-                    )
+        for name, cycle in product(benchmarks, range(group.cycle + 1)):
+            group.evaluations[name, cycle] = [found[run, name, cycle] for run in members]
+            if len({tuple(evaluation.correct) for evaluation in group.evaluations[name, cycle]}) > 1:
+                raise ValueError(
+                    f"{group.name}: its seeds were evaluated with different selectors on {name!r} in cycle "
+                    f"{cycle}; delete their tables so that evaluate makes them again"
+                )
     return [group for group, _ in groups]
 
 
@@ -188,29 +167,25 @@ def _groups(runs: Sequence[Run]) -> list[tuple[Group, list[Run]]]:
         if any(other.seed == run.seed for other in others):
             raise ValueError(f"{run}: given twice; list each seed once")
         if others and (others[0].cycle, others[0].hypothesis) != (run.cycle, run.hypothesis):
-            raise ValueError(
-                f"{run}: cycles or hypothesis differ from {others[0]}; seeds of a run differ in nothing else"
-            )
+            first = others[0]
+            raise ValueError(f"{run}: cycles or hypothesis differ from {first}; seeds of a run differ in nothing else")
         others.append(run)
     if not members[""]:
         raise ValueError("the main run is not among the runs; all others are compared with it")
-    return [
-        (Group(name, own[0].hypothesis, own[0].cycle, tuple(run.seed for run in own)), own)
-        for name, own in members.items()
-    ]
+    seeds = {name: tuple(run.seed for run in own) for name, own in members.items()}
+    return [(Group(name, own[0].hypothesis, own[0].cycle, seeds[name]), own) for name, own in members.items()]
 
 
 def _read(path: Path, benchmark: str, cycle: int, where: str) -> Evaluation:
     """Read and reduce a table; `where` names it in errors."""
-    again = "delete it so that evaluate makes it again"
     rows = read_rows([path])
     labels = set(zip(rows["benchmark"].tolist(), rows["cycle"].tolist(), strict=True))
     if labels != {(benchmark, cycle)}:
-        raise ValueError(f"{where}: holds {sorted(labels)} in place of {(benchmark, cycle)}; {again}")
+        raise ValueError(f"{where}: holds {sorted(labels)} in place of {(benchmark, cycle)}; {AGAIN}")
     twice = rows.duplicated(["item", "selector", "draw"])
     if twice.any():
         item, selector = rows.loc[twice.idxmax(), ["item", "selector"]]
-        raise ValueError(f"{where}: {int(twice.sum())} rows come twice, the first {item!r} by {selector!r}; {again}")
+        raise ValueError(f"{where}: {int(twice.sum())} rows come twice, the first {item!r} by {selector!r}; {AGAIN}")
     try:
         used = known(rows, benchmark)
         correct = by_item(used, benchmark)
@@ -263,17 +238,10 @@ def _same_questions(found: pd.DataFrame, main: pd.DataFrame, benchmark: str, whe
 
 
 def compare(groups: Sequence[Group], benchmarks: Sequence[str], resamples: int, seed: int = 0) -> Comparison:
-    """Return all numbers of the comparison.
-
-    Args:
-        groups: as read by `read_groups`, the main run first.
-        resamples: bootstrap draws; all numbers of a benchmark share them.
-    """
-    rows, failures = [], []
-    for name in benchmarks:
-        for group in groups:
-            rows += _rows(group, groups[0], name, resamples, seed)
-            failures += _failures(group, name)
+    """Return all numbers of groups (the main run first); those of a benchmark share the bootstrap's `resamples`."""
+    every = list(product(benchmarks, groups))
+    rows = [row for name, group in every for row in _rows(group, groups[0], name, resamples, seed)]
+    failures = [row for name, group in every for row in _failures(group, name)]
     return Comparison(tuple(benchmarks), rows, failures)
 
 
@@ -282,15 +250,9 @@ def _rows(group: Group, main: Group, benchmark: str, resamples: int, seed: int) 
     means = {cycle: _over_seeds(group, benchmark, cycle, group.seeds) for cycle in range(group.cycle + 1)}
     rivals = {cycle: _best(table) for cycle, table in means.items()}
     common = tuple(number for number in group.seeds if number in main.seeds) if group is not main else ()
-    to_main = None
-    if common:
-        to_main = _over_seeds(group, benchmark, group.cycle, common)
-        to_main = to_main - _over_seeds(main, benchmark, main.cycle, common)  # NaN where one lacks the selector
-    by_seed = [
-        _over_seeds(group, benchmark, group.cycle, [number]).mean()
-        - _over_seeds(main, benchmark, main.cycle, [number]).mean()
-        for number in common
-    ]
+    latest, other = (partial(_over_seeds, of, benchmark, of.cycle) for of in (group, main))
+    to_main = latest(common) - other(common) if common else None  # NaN where one lacks the selector
+    by_seed = [latest([number]).mean() - other([number]).mean() for number in common]
     columns: dict[tuple[int, str, str], pd.Series] = {}
     for cycle, table in means.items():
         for selector in table:
@@ -311,14 +273,16 @@ def _rows(group: Group, main: Group, benchmark: str, resamples: int, seed: int) 
             row |= {"benchmark": benchmark, "ablation": group.name, "hypothesis": group.hypothesis, "cycle": cycle}
             row |= {"last": cycle == group.cycle, "selector": selector, "seeds": group.seeds, "n": len(table)}
             row |= {"videos": len(set(videos)), "n_without_answer": evaluations[0].without_answer}
-            row |= _spread([float(evaluation.correct[selector].mean()) for evaluation in evaluations])
+            by_seeds = [float(evaluation.correct[selector].mean()) for evaluation in evaluations]
+            rounded = tuple(round(value, 6) for value in by_seeds)
+            row |= {"accuracy_sd": _deviation(by_seeds), "accuracy_min": min(rounded), "accuracy_max": max(rounded)}
             for name in ("evidence_recall", "valid_rate", "n_failed", "frames", *FOUR):
                 row[name] = _mean([evaluation.selectors[selector][name] for evaluation in evaluations])
             for what in ("accuracy", *DIFFERENCES):
                 if interval := intervals.get((cycle, selector, what)):
                     value, low, high = interval.record().values()
                     row |= {what: value, f"{what}_low": low, f"{what}_high": high}
-            row["best_free"] = rivals[cycle]
+            row |= {"best_free": rivals[cycle], "accuracy_by_seed": rounded}
             if row["minus_main"] is not None:
                 deviation = _deviation([differences[selector] for differences in by_seed])
                 row |= {"main_seeds": common, "minus_main_sd": deviation}
@@ -357,17 +321,6 @@ def _over_seeds(group: Group, benchmark: str, cycle: int, seeds: Sequence[int]) 
 
 def _best(table: pd.DataFrame) -> str | None:
     return max(training_free(table), key=lambda name: table[name].mean(), default=None)
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return what the seeds' accuracies say."""
-    rounded = tuple(round(value, 6) for value in values)
-    return {
-        "accuracy_sd": _deviation(values),
-        "accuracy_min": min(rounded),
-        "accuracy_max": max(rounded),
-        "accuracy_by_seed": rounded,
-    }
 
 
 def _deviation(values: Sequence[float]) -> float | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from viarl.evaluate.benchmarks import Headline
-from viarl.evaluate.statistics import CHUNK, LEVEL, Interval, clustered_means
+from viarl.evaluate.statistics import Interval, clustered_means, resampled
 
 UNKNOWN = "unknown"  # the group of questions that name none of a kind
 TASK = "task"
@@ -32,10 +32,8 @@ def groups_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def members(labelled: pd.Series, kind: str) -> dict[str, np.ndarray]:
     """Return for every group of a kind which questions are in it, (n,) bool; `UNKNOWN` holds those in none."""
-    own = [
-        {label.partition("=")[2] for label in every if label.partition("=")[0] == kind} or {UNKNOWN}
-        for every in labelled
-    ]
+    start = f"{kind}="
+    own = [{one.removeprefix(start) for one in every if one.startswith(start)} or {UNKNOWN} for every in labelled]
     return {name: np.array([name in each for each in own]) for name in sorted(set().union(*own))}
 
 
@@ -44,14 +42,8 @@ def macro_means(
 ) -> list[Interval]:
     """Return for each column the mean of its means in the groups, with its interval under resampling of whole clusters.
 
-    Args:
-        values: (n, m) float, finite; row i belongs to clusters[i]. All columns share the resamples.
-        clusters: n names (video ids).
-        groups: for each group which rows are in it, (n,) bool, none empty; every row is in one or more.
-        resamples, seed: as in `clustered_means`.
-
-    A resample draws as many clusters as there are, with replacement; a group that it does not hold is left out of its
-    mean of means. ValueError for unusable values, as in `clustered_means`, and for an empty group.
+    `groups`: for each which rows are in it, (n,) bool, none empty; every row is in one or more. A group that a resample
+    does not hold is left out of its mean of means. The rest, and the errors, are as in `clustered_means`.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not len(values) or len(values) != len(clusters) or not np.isfinite(values).all():
@@ -64,16 +56,12 @@ def macro_means(
     sums, counts = np.zeros((len(names), many * columns)), np.zeros((len(names), many))
     np.add.at(sums, place, (inside[:, :, None] * values[:, None, :]).reshape(len(values), -1))
     np.add.at(counts, place, inside)
-    generator = np.random.default_rng(seed)
-    means = []
-    rows = max(1, CHUNK // len(names))
-    for start in range(0, resamples, rows):
-        draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), min(rows, resamples - start))
-        means.append(_mean_of_means((draws @ sums).reshape(-1, many, columns), draws @ counts))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+
+    def means(draws: np.ndarray) -> np.ndarray:
+        return _mean_of_means((draws @ sums).reshape(-1, many, columns), draws @ counts)
+
     value = _mean_of_means(sums.sum(0).reshape(1, many, columns), counts.sum(0)[None])[0]
-    return [Interval(*map(float, column)) for column in zip(value, low, high, strict=True)]
+    return resampled(value, means, len(names), resamples, seed)
 
 
 def _mean_of_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -85,18 +73,11 @@ def _mean_of_means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def headline_means(
-    headline: Headline,
-    values: np.ndarray,
-    clusters: Sequence[str],
-    labelled: pd.Series,
-    resamples: int,
-    seed: int = 0,
+    headline: Headline, values: np.ndarray, clusters: Sequence[str], labelled: pd.Series, resamples: int, seed: int = 0
 ) -> tuple[dict[str, int], list[Interval]]:
     """Return the number of questions in each group, {} for a mean over questions, and an interval for each column."""
     if not headline.over:
         return {}, clustered_means(values, clusters, resamples, seed)
     found = members(labelled, headline.over)
-    return (
-        {name: int(inside.sum()) for name, inside in found.items()},
-        macro_means(values, clusters, list(found.values()), resamples, seed),
-    )
+    counts = {name: int(inside.sum()) for name, inside in found.items()}
+    return counts, macro_means(values, clusters, list(found.values()), resamples, seed)

@@ -1,17 +1,12 @@
 """Evaluation protocols: how other harnesses word each benchmark's questions, and read the option from a reply.
 
-Published figures depend on both by several points, so `evaluation.protocol` chooses:
+Published figures depend on both by several points, so `evaluation.protocol` chooses, for evaluation alone:
 
 - own: this project's prompt (answerer.prompt) and parser, as in training.
-- viarl: the authors' prompts (ViaRL at fbea6b7, evaluation/) and their parser, the first of A to D in the reply once
-  some phrases are taken out. It reads "Answer: C" as A; kept, to reproduce their figures.
-- lmms-eval: prompts and parser of its tasks videomme, videomme_w_subtitle, mlvu_dev and lvbench (0.7.3), as any model
-  without a prompt of its own is asked. tests/peer compares them with the original.
+- viarl: the authors' prompts and parser (ViaRL at fbea6b7, evaluation/). It reads "Answer: C" as A; kept, to reproduce.
+- lmms-eval: prompts and parser of its tasks videomme, videomme_w_subtitle, mlvu_dev and lvbench (0.7.3).
 
-A protocol concerns evaluation alone: the reward and the answerer's tuning always ask in the own way. It does not change
-frames, decoding (answerer.max_new_tokens: ViaRL 128, lmms-eval 16) or metrics: those of all harnesses are reported.
-
-A benchmark that has no wording of its own under a protocol (viarl.evaluate.benchmarks) is asked in its generic form.
+It does not change frames, decoding (answerer.max_new_tokens: ViaRL 128, lmms-eval 16) or metrics.
 """
 
 import re
@@ -24,13 +19,9 @@ from viarl.items import LETTERS, Item
 
 OWN = "own"
 _PHRASES_LEFT_OUT = (
-    *(f"The {kind} answer is" for kind in ("best", "correct")),
-    "The answer is",
-    "The answer",
-    *(f"The {kind} option is" for kind in ("best", "correct")),
-    "Best answer:",
-    "Best option:",
-)
+    "The best answer is", "The correct answer is", "The answer is", "The answer",
+    "The best option is", "The correct option is", "Best answer:", "Best option:",
+)  # fmt: skip
 _PHRASES_BEFORE = (
     *(f"{start}answer is" for start in ("", "the ", "correct ", "the correct ", "best ", "the best ", "my ")),
     *(f"{start}option is" for start in ("correct ", "the correct ", "best ", "the best ")),
@@ -38,7 +29,6 @@ _PHRASES_BEFORE = (
     *("i choose", "i select", "i pick", "옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
 )
 _PLACES = {6: "({})", 5: "{}.", 4: "{}:", 3: "{})", 2: "{} "}
-
 
 VIARL = Task(
     f"{{question}}\nOptions:\n{{options}}\n{DIRECTLY}",
@@ -85,21 +75,13 @@ def best_placed_letter(reply: str, choices: str) -> str:
 
 @dataclass(frozen=True)
 class Foreign:
-    """Another harness's way of asking.
-
-    Args:
-        task: how the benchmark's questions are written, with subtitles too.
-        reader: reads a letter among given ones from a reply.
-        spoken: the lines at an item's frames.
-        subtitled: whether the benchmark is one with subtitles, also where a video has none.
-        silent: what stands in place of the lines where a video has no subtitles; "" asks without them.
-    """
+    """Another harness's way of asking."""
 
     task: Task
-    reader: Callable[[str, str], str]
+    reader: Callable[[str, str], str]  # reads a letter among given ones from a reply
     spoken: Spoken = nothing_spoken
-    subtitled: bool = False
-    silent: str = ""
+    subtitled: bool = False  # whether the benchmark is one with subtitles, also where a video has none
+    silent: str = ""  # stands in place of the lines where a video has no subtitles; "" asks without them
 
     def text(self, item: Item, frames: Sequence[int]) -> str:
         """Return the question in the benchmark's form; an open one as it is."""
@@ -113,8 +95,6 @@ class Foreign:
 
     def letter(self, reply: str, item: Item) -> str:
         """Return the letter that the harness reads, "" where the item has no such option."""
-        if not item.options:
-            return ""
         letter = self.reader(reply, LETTERS[: max(len(item.options), 4)])
         return letter if letter in LETTERS[: len(item.options)] else ""
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from viarl.files import atomic_path
 
+AGAIN = "delete it so that evaluate makes it again"
 SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -49,13 +50,8 @@ def read_rows(paths: Iterable[Path]) -> pd.DataFrame:
         try:
             table = pq.ParquetFile(path).read()
         except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"{path} is no parquet file ({error}); delete it so that evaluate makes it again"
-            ) from error
+            raise ValueError(f"{path} is no parquet file ({error}); {AGAIN}") from error
         if table.schema.names != SCHEMA.names:
-            raise ValueError(
-                f"{path} has the columns {table.schema.names} in place of {SCHEMA.names}; delete it so that evaluate "
-                "makes it again"
-            )
+            raise ValueError(f"{path} has the columns {table.schema.names} in place of {SCHEMA.names}; {AGAIN}")
         tables.append(table)
     return pa.concat_tables(tables).to_pandas() if tables else SCHEMA.empty_table().to_pandas()

@@ -123,15 +123,13 @@ def _choices(item: Item, sources: Sources, name: str, selected: int, draws: int)
     count, times = sources.cache.count(item.video), sources.cache.times(item.video)
     lucky = name == "oracle" and not item.evidence
     function = TRAINING_FREE["random" if lucky else name]
-    choices = []
-    for draw in range(draws if name in DRAWN or lucky else 1):
-        view = View(item, count, selected, sources.scores.get(item.id), times, item_generator(draw, item.id))
-        try:
-            choice = Choice(item, name, tuple(function(view)), draw, best_of=draws if lucky else 1)
-        except LookupError as error:
-            return _failures(item, name, draws, str(error))
-        choices.append(choice)
-    return choices
+    drawn, scores = range(draws if name in DRAWN or lucky else 1), sources.scores.get(item.id)
+    views = (View(item, count, selected, scores, times, item_generator(draw, item.id)) for draw in drawn)
+    try:
+        indices = [tuple(function(view)) for view in views]
+    except LookupError as error:
+        return _failures(item, name, draws, str(error))
+    return [Choice(item, name, own, draw, best_of=draws if lucky else 1) for draw, own in enumerate(indices)]
 
 
 def _failures(item: Item, name: str, draws: int, failed: str, reason: str = "") -> list[Choice]:
@@ -182,21 +180,8 @@ def _row(choice: Choice, reply: Reply, sources: Sources, times: dict[str, np.nda
             times[item.video] = sources.cache.times(item.video)
         recall = evidence_recall(times[item.video], item.evidence, choice.indices)
     return {
-        "item": item.id,
-        "video": item.video,
-        "task": item.task,
-        "groups": list(item.groups),
-        "question": item.question,
-        "selector": choice.selector,
-        "draw": choice.draw,
-        "indices": list(choice.indices),
-        "valid": choice.valid,
-        "reason": choice.reason,
-        "text": choice.text,
-        "reply": reply.text,
-        "letter": letter,
-        "answer": item.answer,
-        "correct": bool(item.answer) and letter == item.answer,
-        "evidence_recall": recall,
-        "failed": choice.failed,
+        **{name: getattr(item, name) for name in ("video", "task", "question", "answer")},
+        **{name: getattr(choice, name) for name in ("selector", "draw", "valid", "reason", "text", "failed")},
+        **{"item": item.id, "groups": list(item.groups), "indices": list(choice.indices), "reply": reply.text},
+        **{"letter": letter, "correct": bool(item.answer) and letter == item.answer, "evidence_recall": recall},
     }

@@ -13,14 +13,9 @@ if TYPE_CHECKING:
 
 
 class SpokenLines:
-    """The lines at an item's frames. Every file is read here, so that a damaged one stops the job before it works.
+    """The lines at an item's frames; `folder` is that of items.jsonl, where `Item.subtitles` count from.
 
-    Args:
-        items: whose subtitles there are.
-        folder: of their items.jsonl, where `Item.subtitles` count from.
-        cache: knows the frames' times.
-
-    Errors: those of `read_srt`.
+    Every file is read here, so that a damaged one stops the job before it works. Errors: those of `read_srt`.
     """
 
     def __init__(self, items: Iterable[Item], folder: Path, cache: "FrameCache") -> None:

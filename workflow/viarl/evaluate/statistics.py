@@ -3,13 +3,17 @@
 Questions on one video share its difficulty, so the bootstrap draws whole videos (Miller, "Adding error bars to evals").
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 LEVEL = 0.95
 CHUNK = 1 << 24  # resamples x videos drawn at once; bounds the memory
+FOUR = (
+    "right_frames_right_answer", "right_frames_wrong_answer",
+    "wrong_frames_right_answer", "wrong_frames_wrong_answer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,9 @@ class Interval:
 def clustered_means(values: np.ndarray, clusters: Sequence[str], resamples: int, seed: int = 0) -> list[Interval]:
     """Return the mean of each column and its percentile interval under resampling of whole clusters.
 
-    Args:
-        values: (n, m) float, finite; row i belongs to clusters[i]. All columns share the resamples.
-        clusters: n names (video ids).
-        resamples: bootstrap draws.
-        seed: of the draws.
-
-    A resample draws as many clusters as there are, with replacement; its mean is the sum over the count of all rows
-    drawn. ValueError for no rows or for values that are not finite.
+    `values` is (n, m) float, finite; row i belongs to clusters[i] (a video's id). All columns share the `resamples`,
+    seeded draws of as many clusters as there are, with replacement; a draw's mean is the sum over the count of all its
+    rows. ValueError for no rows or for values that are not finite.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not len(values) or len(values) != len(clusters):
@@ -46,15 +45,22 @@ def clustered_means(values: np.ndarray, clusters: Sequence[str], resamples: int,
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, place, values)  # (V, m)
     counts = np.bincount(place, minlength=len(names)).astype(np.float64)  # (V,)
-    generator = np.random.default_rng(seed)
-    means = []
-    rows = max(1, CHUNK // len(names))
-    for start in range(0, resamples, rows):
-        draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), min(rows, resamples - start))
-        means.append(draws @ sums / (draws @ counts)[:, None])
+
+    def means(draws: np.ndarray) -> np.ndarray:
+        return draws @ sums / (draws @ counts)[:, None]
+
+    return resampled(values.mean(0), means, len(names), resamples, seed)
+
+
+def resampled(
+    value: np.ndarray, means: Callable[[np.ndarray], np.ndarray], clusters: int, resamples: int, seed: int
+) -> list[Interval]:
+    """Return the (m,) values with the intervals of their `means` (r, m) under draws (r, clusters) of whole clusters."""
+    generator, rows = np.random.default_rng(seed), max(1, CHUNK // clusters)
+    sizes = (min(rows, resamples - start) for start in range(0, resamples, rows))
+    found = [means(generator.multinomial(clusters, np.full(clusters, 1 / clusters), size)) for size in sizes]
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    value = values.mean(0)
+    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail], axis=0)
     return [Interval(*map(float, column)) for column in zip(value, low, high, strict=True)]
 
 
@@ -69,19 +75,12 @@ def paired_difference(
 def four_way(recall: np.ndarray, correct: np.ndarray) -> dict[str, float] | None:
     """Return the shares of right/wrong frames x right/wrong answer, or None where no item has known evidence.
 
-    Args:
-        recall: (n,) evidence recall, NaN unknown; frames are right where every interval is hit.
-        correct: (n,) bool.
-
-    Right frames with a wrong answer are the noise in the answer reward; wrong frames with a right one are guesses.
+    `recall` (n,) is NaN where unknown, `correct` (n,) bool. Frames are right where every interval is hit: with a wrong
+    answer they are the noise in the answer reward; wrong frames with a right one are guesses.
     """
     known = ~np.isnan(recall)
     if not known.any():
         return None
     frames, answer = recall[known] >= 1, np.asarray(correct, dtype=bool)[known]
-    return {
-        "right_frames_right_answer": round(float((frames & answer).mean()), 6),
-        "right_frames_wrong_answer": round(float((frames & ~answer).mean()), 6),
-        "wrong_frames_right_answer": round(float((~frames & answer).mean()), 6),
-        "wrong_frames_wrong_answer": round(float((~frames & ~answer).mean()), 6),
-    }
+    shares = (frames & answer, frames & ~answer, ~frames & answer, ~frames & ~answer)
+    return {name: round(float(share.mean()), 6) for name, share in zip(FOUR, shares, strict=True)}

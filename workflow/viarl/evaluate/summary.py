@@ -23,23 +23,16 @@ def summarise(
     seed: int = 0,
     headlines: Mapping[str, Mapping[str, Headline]] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of a cycle's eval.json.
+    """Return the content of a cycle's eval.json, of its rows and, for the differences, those of earlier cycles.
 
-    Args:
-        rows: of this cycle and, for the differences between cycles, of earlier ones (viarl.evaluate.rows).
-        cycle: the cycle reported.
-        benchmarks: which must be there.
-        resamples: bootstrap draws.
-        headlines: by benchmark, the figures that it is known by, by title.
-
-    Items without a known answer are counted in `n_without_answer` and are in no figure. Errors: ValueError where a
-    benchmark is missing, has no known answer, or where selectors or cycles were evaluated on different items.
+    `headlines`: by benchmark, the figures that it is known by, by title. Items without a known answer are counted in
+    `n_without_answer` and are in no figure. ValueError where a benchmark is missing or has no known answer, or where
+    selectors or cycles were evaluated on different items.
     """
     summary: dict[str, Any] = {}
     for name in benchmarks:
-        cycles = {
-            number: known(part, name) for number, part in rows[rows["benchmark"] == name].groupby("cycle", sort=True)
-        }
+        own = rows[rows["benchmark"] == name]
+        cycles = {number: known(part, name) for number, part in own.groupby("cycle", sort=True)}
         if cycle not in cycles:
             raise ValueError(f"benchmark {name!r} has no rows of cycle {cycle}; run evaluate on it")
         summary[name] = _benchmark(cycles, cycle, name, resamples, seed)
@@ -47,8 +40,8 @@ def summarise(
             title: _headline(cycles, cycle, name, headline, resamples, seed)
             for title, headline in (headlines or {}).get(name, {}).items()
         }
-        everything = rows[(rows["benchmark"] == name) & (rows["cycle"] == cycle)]
-        summary[name]["n_without_answer"] = int(everything.loc[everything["answer"] == "", "item"].nunique())
+        unknown = own[(own["cycle"] == cycle) & (own["answer"] == "")]
+        summary[name]["n_without_answer"] = int(unknown["item"].nunique())
     return {
         "schema_version": SCHEMA_VERSION,
         "cycle": cycle,
@@ -92,13 +85,8 @@ def _benchmark(cycles: dict[int, pd.DataFrame], cycle: int, name: str, resamples
         label: paired_difference(first.to_numpy(), second.to_numpy(), videos, resamples, seed).record()
         for label, (first, second) in _pairs(tables, cycle, name).items()
     }
-    return {
-        "protocol": protocols[0],
-        "n": len(correct),
-        "videos": len(set(videos)),
-        "selectors": selectors,
-        "paired": paired,
-    }
+    about = {"protocol": protocols[0], "n": len(correct), "videos": len(set(videos))}
+    return {**about, "selectors": selectors, "paired": paired}
 
 
 def _first(rows: pd.DataFrame, items: pd.Index) -> pd.DataFrame:
@@ -116,9 +104,8 @@ def _pairs(tables: dict[int, pd.DataFrame], cycle: int, benchmark: str) -> dict[
     for previous in sorted((number for number in tables if number < cycle), reverse=True):
         before = tables[previous]
         if not before.index.equals(now.index):
-            raise ValueError(
-                f"benchmark {benchmark!r}: cycles {previous} and {cycle} were evaluated on different items"
-            )
+            both = f"cycles {previous} and {cycle}"
+            raise ValueError(f"benchmark {benchmark!r}: {both} were evaluated on different items")
         if "learned" in now and "learned" in before:
             pairs[f"cycle{cycle}-cycle{previous}"] = (now["learned"], before["learned"])
     return pairs
@@ -159,41 +146,35 @@ def _selector(rows: pd.DataFrame, accuracy: Interval, resamples: int, seed: int)
     groups: dict[str, dict[str, Any]] = {}
     for kind, value, part in groups_of(rows):
         groups.setdefault(kind, {})[value] = _group(part, resamples, seed)
+    own = _group(rows, resamples, seed, accuracy)
     return {
-        "accuracy": accuracy.record(),
-        "n": int(rows["item"].nunique()),
-        "evidence_recall": _recall(rows),
-        "evidence_interval": _recall_interval(rows, resamples, seed),
+        **{name: own[name] for name in ("accuracy", "n", "evidence_recall", "evidence_interval")},
         "valid_rate": round(float(answered["valid"].mean()), 6) if len(answered) else None,
         "invalid": dict(sorted(Counter(answered.loc[~answered["valid"], "reason"]).items())),
         "n_failed": int(failures.sum()),
         "failures": {reason: int(count) for reason, count in failures.items()},
         "draws": [round(float(value), 6) for value in by_draw],
-        "four_way": _four_way(rows),
+        "four_way": own["four_way"],
         "by_task": {task: _group(part, resamples, seed) for task, part in tasks.items()},
         "by_group": groups,
     }
 
 
-def _group(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+def _group(rows: pd.DataFrame, resamples: int, seed: int, accuracy: Interval | None = None) -> dict[str, Any]:
     """Return the figures of some of a selector's questions; the bootstrap draws among their videos."""
+    recall = rows["evidence_recall"].mean()  # leaves out NaN: evidence unknown
     return {
         "n": int(rows["item"].nunique()),
-        "accuracy": _mean(rows, "correct", resamples, seed).record(),
-        "evidence_recall": _recall(rows),
+        "accuracy": (accuracy or _mean(rows, "correct", resamples, seed)).record(),
+        "evidence_recall": None if np.isnan(recall) else round(float(recall), 6),
         "evidence_interval": _recall_interval(rows, resamples, seed),
-        "four_way": _four_way(rows),
+        "four_way": four_way(rows["evidence_recall"].to_numpy(), rows["correct"].to_numpy()),
     }
 
 
 def _mean(rows: pd.DataFrame, column: str, resamples: int, seed: int) -> Interval:
     items = rows.groupby("item").agg(value=(column, "mean"), video=("video", "first"))
     return clustered_means(items[["value"]].to_numpy(), items["video"].tolist(), resamples, seed)[0]
-
-
-def _recall(rows: pd.DataFrame) -> float | None:
-    mean = rows["evidence_recall"].mean()  # leaves out NaN: evidence unknown
-    return None if np.isnan(mean) else round(float(mean), 6)
 
 
 def _recall_interval(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str, float] | None:
@@ -203,7 +184,3 @@ def _recall_interval(rows: pd.DataFrame, resamples: int, seed: int) -> dict[str,
         return None
     ends = _mean(own, "evidence_recall", resamples, seed).record()
     return {"n": int(own["item"].nunique()), "low": ends["low"], "high": ends["high"]}
-
-
-def _four_way(rows: pd.DataFrame) -> dict[str, float] | None:
-    return four_way(rows["evidence_recall"].to_numpy(), rows["correct"].to_numpy())

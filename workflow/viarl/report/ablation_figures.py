@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from viarl.evaluate.compare import FOUR, MAIN, Comparison, stops
 from viarl.report.ablations import NAMES, Row, gain, last_rows, learned_rows, spread
-from viarl.report.style import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, figure, label_ends, save
-from viarl.report.tables import bounds
+from viarl.report.style import BLACK, BLUE, FAINT, INK, LINES, ORANGE, SKY, VERMILION, figure, label_ends, legend, save
+from viarl.report.tables import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Right frames are blue, wrong ones orange; a wrong answer is hatched.
 FACES = dict(zip(FOUR, ((BLUE, ""), (SKY, "////"), (ORANGE, ""), ("#f5d9a0", "////")), strict=True))
-LINES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "X"), (BLACK, "v"))  # by benchmark
 
 
 def draw_ablations(comparison: Comparison, path: Path) -> None:
@@ -27,10 +26,7 @@ def draw_ablations(comparison: Comparison, path: Path) -> None:
         rows = last_rows(comparison, name)
         _by_ablation(axes, rows)
         axes.set_title(f"{name}: learned selector, n = {rows[0]['n']}")
-    handles = {
-        label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(names))
+    legend(made, grid[0], 2 * len(names))
     save(made, path)
 
 
@@ -45,38 +41,18 @@ def _by_ablation(axes: "Axes", rows: Sequence[Row]) -> None:
         # without a difference (no common seed) is not known to differ.
         known = row["minus_main"] is not None and not row["minus_main_low"] <= 0 <= row["minus_main_high"]
         excluded = f"interval of the difference {'excludes' if known else 'includes'} zero"
-        label = "main run" if is_main else excluded
+        label, marker = ("main run", "D") if is_main else (excluded, "o")
+        face = colour if is_main or known else "white"
+        dot: dict[str, Any] = {"markersize": 7, "markerfacecolor": face, "markeredgewidth": 1.5, "linestyle": "none"}
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-        axes.plot(
-            [value],
-            [place],
-            color=colour,
-            marker="D" if is_main else "o",
-            markersize=7,
-            markerfacecolor=colour if is_main or known else "white",
-            markeredgewidth=1.5,
-            linestyle="none",
-            label=label,
-            zorder=4,
-        )
+        axes.plot([value], [place], color=colour, marker=marker, label=label, zorder=4, **dot)
         if len(row["seeds"]) > 1:
             seeds = [100 * share for share in row["accuracy_by_seed"]]
-            axes.plot(
-                seeds,
-                [place + 0.3] * len(seeds),
-                color=VERMILION,
-                marker="|",
-                markersize=6,
-                markeredgewidth=1.4,
-                linestyle="none",
-                label="a training seed",
-                zorder=3,
-            )
+            tick: dict[str, Any] = {"marker": "|", "markersize": 6, "markeredgewidth": 1.4, "linestyle": "none"}
+            axes.plot(seeds, [place + 0.3] * len(seeds), color=VERMILION, label="a training seed", zorder=3, **tick)
+        text = ("difference to main:" if len(rows) > 1 else "") if is_main else "no seed in common"
         if row["minus_main"] is not None:
-            text = bounds(row["minus_main"], row["minus_main_low"], row["minus_main_high"], "+")
-            text += spread(row, "minus_main")
-        else:
-            text = ("difference to main:" if len(rows) > 1 else "") if is_main else "no seed in common"
+            text = interval(row, "minus_main", "+") + spread(row, "minus_main")
         axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [row["ablation"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)  # main on top
@@ -90,10 +66,8 @@ def draw_failures(shares: Sequence[Row], path: Path) -> None:
     if not names:
         return save("No question of these benchmarks has known evidence.", path)
     last = max(row["cycle"] for row in known)
-    tasks = {
-        name: [row for row in known if (row["benchmark"], row["cycle"]) == (name, last) and row["task"]]
-        for name in names
-    }
+    final = [row for row in known if row["cycle"] == last and row["task"]]
+    tasks = {name: [row for row in final if row["benchmark"] == name] for name in names}
     most = max(map(len, tasks.values()))
     made = figure(1.0 + 6.2 * len(names), 2.8 + 0.42 * (last + 1 + most))
     grid = made.subplots(2, len(names), squeeze=False, height_ratios=[last + 1.6, most + 0.6], sharex=True)
@@ -105,8 +79,7 @@ def draw_failures(shares: Sequence[Row], path: Path) -> None:
         _stack(grid[1, column], ordered, [f"{row['task']} (n = {row['n']})" for row in ordered])
         grid[1, column].set_title(f"{name}: by task, after cycle {last}")
         grid[1, column].set_xlabel("share of questions (%)")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=min(len(FOUR), 2 * len(names)))
+    legend(made, grid[0, :1], min(len(FOUR), 2 * len(names)))
     save(made, path)
 
 
@@ -115,10 +88,8 @@ def _stack(axes: "Axes", rows: Sequence[Row], labels: Sequence[str]) -> None:
         left = 0.0
         for share in FOUR:
             width, (colour, hatch) = 100 * row[share], FACES[share]
-            label = NAMES[share] if place == 0 else None
-            axes.barh(
-                place, width, 0.72, left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.8, label=label
-            )
+            how: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
+            axes.barh(place, width, 0.72, left, label=NAMES[share] if place == 0 else None, **how)
             if width >= 6:
                 text = axes.text(left + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=9)
                 text.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2})
@@ -147,10 +118,8 @@ def draw_saturation(comparison: Comparison, path: Path) -> None:
 
 def _gains(axes: "Axes", comparison: Comparison, run: str) -> list[tuple[float, float, str, str]]:
     """Draw a run's gains, a line a benchmark; return the ends of the lines with labels."""
-    ends = []
     axes.axhline(0, color=INK, linewidth=1.2)
-    count = len(comparison.benchmarks)
-    last = 1
+    ends, count, last = [], len(comparison.benchmarks), 1
     for place, name in enumerate(comparison.benchmarks):
         colour, marker = LINES[place % len(LINES)]
         found = [(row["cycle"], made) for row in learned_rows(comparison, name, run) if (made := gain(row))]
@@ -159,10 +128,8 @@ def _gains(axes: "Axes", comparison: Comparison, run: str) -> list[tuple[float, 
         axes.plot(places, [100 * made.value for _, made in found], color=colour, linewidth=1.2, zorder=3)
         for x, (cycle, made) in zip(places, found, strict=True):
             axes.vlines(x, 100 * made.low, 100 * made.high, color=colour, linewidth=2)
-            face = "white" if stops(made) else colour
-            axes.plot(
-                [x], [100 * made.value], color=colour, marker=marker, markersize=8, markerfacecolor=face, zorder=4
-            )
+            dot: dict[str, Any] = {"markersize": 8, "markerfacecolor": "white" if stops(made) else colour}
+            axes.plot([x], [100 * made.value], color=colour, marker=marker, zorder=4, **dot)
             last = max(last, cycle)
         if found:
             end = 100 * found[-1][1].value

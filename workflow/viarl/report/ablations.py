@@ -1,7 +1,6 @@
 """The comparison of runs in print: ablations, selectors, the 2x2 of selector and answerer, failures, saturation.
 
-Every table is made of the rows of viarl.evaluate.compare and nothing else: CSV, Markdown and page hold the same
-numbers.
+Every table is made of the rows of viarl.evaluate.compare alone: CSV, Markdown and page hold the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +20,7 @@ LEGEND = (
     "seeds. Questions that failed count as wrong. The best training-free selector is chosen on these same questions, "
     "which favours it. " + LUCK
 )
-NAMES = dict(
-    zip(
-        FOUR,
-        ("right frames, right answer", "right frames, wrong answer", "wrong frames, right answer", "both wrong"),
-        strict=True,
-    )
-)
+NAMES = {name: name.replace("_frames_", " frames, ").replace("_", " ") for name in FOUR[:3]} | {FOUR[3]: "both wrong"}
 
 
 def last_rows(comparison: Comparison, benchmark: str) -> list[Row]:
@@ -56,11 +49,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 
 def _of(comparison: Comparison, benchmark: str, ablation: str | None = None) -> list[Row]:
-    return [
-        row
-        for row in comparison.rows
-        if row["benchmark"] == benchmark and (ablation is None or row["ablation"] == ablation)
-    ]
+    return [row for row in comparison.rows if row["benchmark"] == benchmark and ablation in (None, row["ablation"])]
 
 
 def spread(row: Row, key: str) -> str:
@@ -97,10 +86,8 @@ def _ablations(comparison: Comparison, name: str) -> Table:
         "run", "hypothesis", "cycles", "seeds", "frames", "accuracy of the learned selector", "difference to main",
         "evidence recall", "valid",
     ]  # fmt: skip
-    first = rows[0]
-    notes = []
-    if first["n_without_answer"]:
-        notes = [f"{first['n_without_answer']} questions without a known answer are in no number."]
+    first, unknown = rows[0], rows[0]["n_without_answer"]
+    notes = [f"{unknown} questions without a known answer are in no number."] if unknown else []
     title = f"{name}: ablations, after the last cycle (n = {first['n']} questions on {first['videos']} videos)"
     return Table(title, header, cells, notes, prose=("hypothesis",))
 
@@ -129,17 +116,22 @@ def _leads(comparison: Comparison, name: str) -> Table:
 def _selectors(comparison: Comparison, name: str) -> Table:
     rows = _of(comparison, name, MAIN)
     last = rows[-1]["cycle"]
-    found = {(row["cycle"], row["selector"]): row for row in rows}
-    header = ["selector", *(f"cycle {cycle}" for cycle in range(last + 1))]
+    note = f"The last three columns: after cycle {last}. Each column has the answerer of its cycle."
+    title = f"{name}: selectors of the main run (seeds {_seeds(rows[0]['seeds'])})"
+    shown = [row for row in rows if row["selector"] != BASE_ANSWERER]
+    return by_cycle(title, {(row["cycle"], row["selector"]): row for row in shown}, range(last + 1), [note])
+
+
+def by_cycle(title: str, found: Mapping[tuple[int, str], Row], cycles: Sequence[int], notes: list[str]) -> Table:
+    """Return the accuracies of the last cycle's selectors, and what else is known there, of rows by cycle, selector."""
     cells = []
-    for selector in in_order(selector for cycle, selector in found if cycle == last and selector != BASE_ANSWERER):
-        final = found[last, selector]
-        accuracies = [interval(found.get((cycle, selector)), "accuracy") for cycle in range(last + 1)]
+    for selector in in_order(selector for cycle, selector in found if cycle == cycles[-1]):
+        final = found[cycles[-1], selector]
+        accuracies = [interval(found.get((cycle, selector)), "accuracy") for cycle in cycles]
         shares = [percent(final["evidence_recall"]), percent(final["valid_rate"])]
         cells.append([look(selector).name, *accuracies, interval(final, "learned_minus", "+"), *shares])
-    header += ["learned minus it", "evidence recall", "valid"]
-    note = f"The last three columns: after cycle {last}. Each column has the answerer of its cycle."
-    return Table(f"{name}: selectors of the main run (seeds {_seeds(rows[0]['seeds'])})", header, cells, [note])
+    header = ["selector", *(f"cycle {cycle}" for cycle in cycles), "learned minus it", "evidence recall", "valid"]
+    return Table(title, header, cells, notes)
 
 
 def grid(name: str, found: Mapping[tuple[int, str], Row]) -> Table:
@@ -147,23 +139,15 @@ def grid(name: str, found: Mapping[tuple[int, str], Row]) -> Table:
     last = max(cycle for cycle, _ in found)
     before, after = found.get((0, UNIFORM)), found.get((last, UNIFORM))
     learned, with_base = found[last, LEARNED], found.get((last, BASE_ANSWERER))
+    between = [interval(row, "accuracy") for row in (with_base, learned)]
     cells = [
         ["uniform", interval(before, "accuracy"), interval(after, "accuracy"), interval(after, "minus_cycle0", "+")],
-        [
-            "learned",
-            interval(with_base, "accuracy"),
-            interval(learned, "accuracy"),
-            interval(with_base, "learned_minus", "+"),
-        ],
+        ["learned", *between, interval(with_base, "learned_minus", "+")],
         ["learned minus uniform", interval(with_base, "minus_uniform", "+"), interval(after, "learned_minus", "+"), ""],
     ]
-    notes = []
-    if with_base is None:
-        notes = [
-            f"The selector after cycle {last} was not evaluated with the base answerer; that cell needs rows of "
-            f"{BASE_ANSWERER}."
-        ]
+    lacking = f"The selector after cycle {last} was not evaluated with the base answerer; that cell needs rows of"
     header = ["selector", "answerer of cycle 0", f"answerer of cycle {last}", "the latter minus the former"]
+    notes = [f"{lacking} {BASE_ANSWERER}."] if with_base is None else []
     return Table(f"{name}: selector and answerer, main run", header, cells, notes)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from viarl.evaluate.headlines import UNKNOWN
-from viarl.report.ablations import failures, grid
+from viarl.report.ablations import by_cycle, failures, grid
 from viarl.report.figures import Summary, benchmarks, failure_shares
 from viarl.report.style import LUCK, in_order, look
-from viarl.report.tables import Table, bounds, interval, percent, write_csv, write_markdown, write_page
+from viarl.report.tables import Table, bounds, write_csv, write_markdown, write_page
 
 COLUMNS = (
     "benchmark", "cycle", "selector", "n", "accuracy", "accuracy_low", "accuracy_high", "evidence_recall",
@@ -30,11 +30,9 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
                 entry = benchmark["selectors"][selector]
                 paired = benchmark["paired"].get(f"learned-{selector}", {})
                 row = {"benchmark": name, "cycle": summary["cycle"], "selector": selector, "n": benchmark["n"]}
-                row |= {"accuracy": entry["accuracy"]["value"]}
-                row |= {f"accuracy_{end}": entry["accuracy"][end] for end in ("low", "high")}
                 row |= {key: entry.get(key) for key in ("evidence_recall", "valid_rate", "n_failed")}
-                row |= {"learned_minus": paired.get("value")}
-                row |= {f"learned_minus_{end}": paired.get(end) for end in ("low", "high")}
+                for suffix, end in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    row |= {f"accuracy{suffix}": entry["accuracy"][end], f"learned_minus{suffix}": paired.get(end)}
                 found.append(row)
     return found
 
@@ -45,26 +43,17 @@ def tables(summaries: Sequence[Summary]) -> list[Table]:
     Where a benchmark has headlines, two more: these, and accuracy by group, after the last cycle.
     """
     cycles = [summary["cycle"] for summary in summaries]
-    found = {(row["benchmark"], row["cycle"], row["selector"]): row for row in rows(summaries)}
-    shares = failure_shares(summaries)
-    made = []
+    found, shares = rows(summaries), failure_shares(summaries)
+    made: list[Table] = []
     for name in benchmarks(summaries):
         last = summaries[-1]["benchmarks"][name]
-        header = ["selector", *(f"cycle {cycle}" for cycle in cycles), "learned minus it", "evidence recall", "valid"]
-        cells = []
-        for selector in in_order(last["selectors"]):
-            final = found[name, cycles[-1], selector]
-            accuracies = [interval(found.get((name, cycle, selector)), "accuracy") for cycle in cycles]
-            ends = [percent(final["evidence_recall"]), percent(final["valid_rate"])]
-            cells.append([look(selector).name, *accuracies, interval(final, "learned_minus", "+"), *ends])
-        gains = {key: gain for key, gain in last["paired"].items() if key.startswith("cycle")}
+        own = {(row["cycle"], row["selector"]): row for row in found if row["benchmark"] == name}
         notes = [
             f"Learned selector, {key.replace('-', ' minus ')}: {bounds(**gain, sign='+')} points."
-            for key, gain in gains.items()
+            for key, gain in last["paired"].items()
+            if key.startswith("cycle")
         ]
-        made.append(Table(f"{name} (n = {last['n']})", header, cells, notes))
-        made.append(grid(name, {(cycle, selector): row for (of, cycle, selector), row in found.items() if of == name}))
-        made += failures(name, shares)
+        made += [by_cycle(f"{name} (n = {last['n']})", own, cycles, notes), grid(name, own), *failures(name, shares)]
         made += [table for table in (_headlines(name, last), _groups(name, last)) if table.cells]
     return made
 
@@ -85,21 +74,17 @@ def _groups(name: str, benchmark: dict[str, Any]) -> Table:
     """Return accuracy by group and task, of the learned selector and of uniform frames."""
     shown = [selector for selector in ("uniform", "learned") if selector in benchmark["selectors"]]
     entries = [benchmark["selectors"][selector] for selector in shown]
-    kinds = {**entries[0].get("by_group", {}), "task": entries[0]["by_task"]} if entries else {}
+    entries = [{**entry.get("by_group", {}), "task": entry["by_task"]} for entry in entries]
+    kinds = entries[0] if entries else {}
     if kinds.get("task", {}).keys() == {UNKNOWN}:
         del kinds["task"]
     cells = [
-        [f"{kind}: {group}", str(figures["n"]), *(bounds(**_of(entry, kind)[group]["accuracy"]) for entry in entries)]
+        [f"{kind}: {group}", str(figures["n"]), *(bounds(**entry[kind][group]["accuracy"]) for entry in entries)]
         for kind, groups in kinds.items()
         for group, figures in groups.items()
     ]
     wanted = benchmark.get("headlines")  # benchmarks without have their picture by task
     return Table(f"{name}, by group", ["group", "n", *(look(one).name for one in shown)], cells if wanted else [], [])
-
-
-def _of(entry: dict[str, Any], kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = entry["by_task"] if kind == "task" else entry["by_group"][kind]
-    return found
 
 
 def write(summaries: Sequence[Summary], folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,14 +57,13 @@ def draw_rewards(records: Sequence[Record], path: Path) -> None:
     across = min(4, len(drawn))
     down = -(-len(drawn) // across)
     made = figure(3.3 * across, 2.4 * down + 0.5)
-    grid = made.subplots(down, across, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(drawn):
-            axes.set_axis_off()
-            continue
-        _curve(axes, cycles, *drawn[place])
-        if place + across >= len(drawn):
-            axes.set_xlabel("optimiser step, all cycles")
+    every = list(made.subplots(down, across, squeeze=False).flat)
+    for axes, panel in zip(every, drawn, strict=False):
+        _curve(axes, cycles, *panel)
+    for axes in every[len(drawn) - across : len(drawn)]:
+        axes.set_xlabel("optimiser step, all cycles")
+    for axes in every[len(drawn) :]:
+        axes.set_axis_off()
     made.suptitle("Selector training (thin: each step; bold: moving mean)", x=0.01, ha="left", fontweight="bold")
     save(made, path)
 
@@ -72,8 +71,7 @@ def draw_rewards(records: Sequence[Record], path: Path) -> None:
 def _curve(axes: "Axes", cycles: Sequence[Record], key: str, title: str, unit: str) -> None:
     before = 0
     for rank, record in enumerate(cycles):
-        series = record.series(key)
-        if not series:
+        if not (series := record.series(key)):
             continue
         steps = np.array([step for step, _ in series]) + before
         values = np.array([value for _, value in series])
@@ -82,10 +80,8 @@ def _curve(axes: "Axes", cycles: Sequence[Record], key: str, title: str, unit: s
         axes.plot(steps, smooth(values, max(3, len(values) // 10)), color=colour, linewidth=2)
         if before:
             axes.axvline(before + 0.5, color=INK, linewidth=0.8, linestyle=":")
-        label = f"cycle {record.header['cycle']}"
-        axes.annotate(
-            label, (before + 1, 1.0), xycoords=("data", "axes fraction"), fontsize=8, color=colour, va="bottom"
-        )
+        where: dict[str, Any] = {"xy": (before + 1, 1.0), "xycoords": ("data", "axes fraction"), "va": "bottom"}
+        axes.annotate(f"cycle {record.header['cycle']}", **where, fontsize=8, color=colour)
         before = int(steps[-1])
     axes.set_title(title, pad=14)
     axes.set_ylabel(unit, fontsize=9)
@@ -143,9 +139,8 @@ def _steps(axes: "Axes", records: Sequence[Record]) -> None:
     colours = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
     for rank, phase in enumerate(dict.fromkeys(phase for mean in means for phase in mean)):
         seconds = np.array([mean.get(phase, 0.0) for mean in means])
-        bars = axes.barh(
-            names, seconds, left=base, height=0.55, color=colours[rank % len(colours)], edgecolor="white", label=phase
-        )
+        colour = colours[rank % len(colours)]
+        bars = axes.barh(names, seconds, 0.55, base, color=colour, edgecolor="white", label=phase)
         texts = [f"{value:.2f}" if value > wide else "" for value in seconds]
         axes.bar_label(bars, texts, label_type="center", color="white", fontsize=9)
         base += seconds

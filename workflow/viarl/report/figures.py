@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from viarl.evaluate.compare import FOUR, training_free
 from viarl.files import read_json
-from viarl.report.style import FAINT, figure, in_order, label_ends, look, save
+from viarl.report.style import FAINT, figure, in_order, label_ends, legend, look, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +21,7 @@ def read_summaries(paths: Sequence[Path]) -> list[Summary]:
     summaries: dict[int, Summary] = {}
     for path in paths:
         summary = read_json(path)
-        if summary.get("schema_version") != SCHEMA_VERSION:
-            found = summary.get("schema_version")
+        if (found := summary.get("schema_version")) != SCHEMA_VERSION:
             raise ValueError(f"{path}: schema_version {found!r}, not {SCHEMA_VERSION}; make it again with its rule")
         if summary["cycle"] in summaries:
             raise ValueError(f"{path}: a summary of cycle {summary['cycle']} was given before; give each cycle once")
@@ -33,12 +32,6 @@ def read_summaries(paths: Sequence[Path]) -> list[Summary]:
 def benchmarks(summaries: Sequence[Summary]) -> list[str]:
     """Return the benchmarks of the last cycle."""
     return list(summaries[-1]["benchmarks"])
-
-
-def best_free(summary: Summary, benchmark: str) -> str | None:
-    """Return the most accurate training-free selector."""
-    entries = summary["benchmarks"][benchmark]["selectors"]
-    return max(training_free(entries), key=lambda name: entries[name]["accuracy"]["value"], default=None)
 
 
 def failure_shares(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -79,19 +72,11 @@ def _by_cycle(axes: "Axes", summaries: Sequence[Summary], name: str) -> None:
         style = look(selector)
         points = _points(summaries, name, selector)
         cycles = [cycle for cycle, _ in points]
-        bold = selector == "learned"
-        axes.plot(
-            cycles,
-            [100 * accuracy["value"] for _, accuracy in points],
-            color=style.colour,
-            marker=style.marker,
-            linestyle=style.line,
-            linewidth=3 if bold else 1.3,
-            markersize=7 if bold else 5,
-            zorder=5 if bold else 3,
-        )
+        lows, values, highs = ([100 * accuracy[end] for _, accuracy in points] for end in ("low", "value", "high"))
+        width, size, order = (3, 7, 5) if selector == "learned" else (1.3, 5, 3)
+        how: dict[str, Any] = {"linestyle": style.line, "linewidth": width, "markersize": size, "zorder": order}
+        axes.plot(cycles, values, color=style.colour, marker=style.marker, **how)
         if selector in _BANDS:
-            lows, highs = ([100 * accuracy[end] for _, accuracy in points] for end in ("low", "high"))
             axes.fill_between(cycles, lows, highs, color=style.colour, alpha=0.13, linewidth=0)
             axes.vlines(cycles, lows, highs, color=style.colour, linewidth=1, alpha=0.7)
     axes.set_title(f"{name}: accuracy by cycle (bands: 95% interval)")
@@ -152,10 +137,7 @@ def draw_tasks(summaries: Sequence[Summary], path: Path) -> None:
     for column, name in enumerate(names):
         _by_task(grid[0, column], last["benchmarks"][name]["selectors"], *shown[name])
         grid[0, column].set_title(f"{name}: by task, after cycle {last['cycle']}")
-    handles = {
-        label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    legend(made, grid[0])
     save(made, path)
 
 
@@ -181,8 +163,8 @@ def _by_task(axes: "Axes", entries: dict[str, Any], tasks: Sequence[str], select
 def _shown(summary: Summary, name: str) -> tuple[list[str], list[str]]:
     """Return the tasks of a benchmark, the largest first, and the selectors that are shown."""
     entries = summary["benchmarks"][name]["selectors"]
-    free = best_free(summary, name)
-    wanted = ["uniform", *([free] if free else []), "base", "learned", "oracle"]
+    free = max(training_free(entries), key=lambda name: entries[name]["accuracy"]["value"], default="")
+    wanted = ["uniform", free, "base", "learned", "oracle"]
     selectors = [selector for selector in wanted if selector in entries] or in_order(entries)[:5]
     by_task = entries[selectors[0]]["by_task"]
     return sorted(by_task, key=lambda task: (-by_task[task]["n"], task)), selectors

@@ -1,8 +1,7 @@
 """Filmstrips: one picture a test question, with what every selector picked and what the answerer made of it.
 
-From top to bottom: the question with its options; all candidate frames with their numbers, evidence framed in green;
-a row of marks for each selector with the answer that its frames led to; the learned selector's frames as the answerer
-saw them, beside the thinking text and the reply.
+From top to bottom: the question; all candidate frames, evidence framed in green; a row of marks for each selector with
+the answer that its frames led to; the learned selector's frames as the answerer saw them, with its text and the reply.
 """
 
 import math
@@ -29,10 +28,7 @@ EVIDENCE_SHADE = "#dff3ec"
 
 @dataclass(frozen=True)
 class Pick:
-    """What one selector's frames led to; the fields are those of the evaluation's per-question table.
-
-    `evidence_recall` is nan where the evidence is unknown; `failed` is the reason of a failed question, else "".
-    """
+    """What one selector's frames led to; the fields are those of the per-question table (viarl.evaluate.rows)."""
 
     selector: str
     indices: tuple[int, ...]
@@ -56,10 +52,7 @@ class Question:
 
 
 def choose(questions: Sequence[Question], count: int) -> list[Question]:
-    """Return `count` questions (fewer where there are fewer): in turn from each benchmark and task, in order of id.
-
-    The choice looks at no result, so that the pictures show what is typical.
-    """
+    """Return at most `count` questions, in turn from each benchmark and task by id: typical ones, whatever came out."""
     groups: dict[tuple[str, str], list[Question]] = {}
     for question in sorted(questions, key=lambda entry: entry.item.id):
         groups.setdefault((question.benchmark, question.item.task), []).append(question)
@@ -151,9 +144,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 def _head(sheet: _Sheet, question: Question) -> None:
     item = question.item
     task = f"   ·   task: {item.task}" if item.task else ""
-    sheet.paragraph(
-        MARGIN, WIDTH - 2 * MARGIN, f"{question.benchmark}   ·   {item.id}   ·   video {item.video}{task}", 15, GREY
-    )
+    head = f"{question.benchmark}   ·   {item.id}   ·   video {item.video}{task}"
+    sheet.paragraph(MARGIN, WIDTH - 2 * MARGIN, head, 15, GREY)
     sheet.paragraph(MARGIN, WIDTH - 2 * MARGIN, item.question, 22, bold=True, lines=4)
     x, bottom = MARGIN, sheet.y
     for letter, option in zip(LETTERS, item.options, strict=False):
@@ -172,24 +164,25 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
     evidence = set().union(*evidence_frames(times, question.item.evidence))
     side = (WIDTH - 2 * MARGIN - LABELS - VERDICTS) // A_LINE
     height = max(8, round((side - 2) * frames[0].shape[0] / frames[0].shape[1]))
-    picks = _ordered(question)
+    order = in_order(pick.selector for pick in question.picks)
+    picks = sorted(question.picks, key=lambda pick: order.index(pick.selector))
     left = MARGIN + LABELS
     for first in range(0, len(frames), A_LINE):
         shown = range(first, min(first + A_LINE, len(frames)))
         sheet.reserve(height + 28 + ROW * len(picks) + 20)
         top = sheet.y
         below = top + height + 24
-        for column, index in enumerate(shown):
-            x = left + column * side
+        for x, index in zip(range(left, left + side * len(shown), side), shown, strict=True):
             if index in evidence:
                 sheet.draw.rectangle((x, top - 4, x + side - 1, below + ROW * len(picks)), fill=EVIDENCE_SHADE)
                 sheet.draw.rectangle((x, top - 4, x + side - 1, top + height + 3), fill=GREEN)
             thumb = Image.fromarray(frames[index]).resize((side - 2, height), Image.Resampling.LANCZOS)
             sheet.image.paste(thumb, (x + 1, top))
-            sheet.text(
-                x + side // 2, top + height + 6, str(index), 12, GREEN if index in evidence else INK, anchor="ma"
-            )
-        _times(sheet, times, shown, top + height / 2)
+            colour = GREEN if index in evidence else INK
+            sheet.text(x + side // 2, top + height + 6, str(index), 12, colour, anchor="ma")
+        sheet.text(MARGIN, top + height / 2 - 8, "candidates", 15, bold=True, anchor="lm")
+        span = f"{times[shown[0]]:.1f} to {times[shown[-1]]:.1f} s"
+        sheet.text(MARGIN, top + height / 2 + 10, span, 13, GREY, anchor="lm")
         for row, pick in enumerate(picks):
             _row(sheet, pick, shown, left, side, below + row * ROW)
             if first == 0:
@@ -197,21 +190,12 @@ def _strip(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray], time
         sheet.y = below + ROW * len(picks) + 18
 
 
-def _times(sheet: _Sheet, times: np.ndarray, shown: range, y: float) -> None:
-    span = f"{times[shown[0]]:.1f} to {times[shown[-1]]:.1f} s"
-    sheet.text(MARGIN, y - 8, "candidates", 15, bold=True, anchor="lm")
-    sheet.text(MARGIN, y + 10, span, 13, GREY, anchor="lm")
-
-
 def _row(sheet: _Sheet, pick: Pick, shown: range, left: int, side: int, top: int) -> None:
-    style = look(pick.selector)
-    middle = top + ROW // 2
-    bold = pick.selector == "learned"
-    sheet.text(MARGIN, middle, style.name, 15, style.colour, bold, anchor="lm")
+    style, middle = look(pick.selector), top + ROW // 2
+    sheet.text(MARGIN, middle, style.name, 15, style.colour, pick.selector == "learned", anchor="lm")
     sheet.draw.line((left, middle, left + side * len(shown) - 1, middle), fill=FAINT)
-    for column, index in enumerate(shown):
+    for x, index in zip(range(left, left + side * len(shown), side), shown, strict=True):
         if index in pick.indices:
-            x = left + column * side
             sheet.draw.rounded_rectangle((x + 3, middle - 7, x + side - 4, middle + 7), 4, fill=style.colour)
 
 
@@ -261,9 +245,8 @@ def _learned(sheet: _Sheet, question: Question, frames: Sequence[np.ndarray]) ->
 def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) -> None:
     invalid = "" if pick.valid else f" (invalid: {pick.reason}; uniform frames were used)"
     known = bool(question.item.answer)
-    outcome = f"failed: {pick.failed}" if pick.failed else "right" if pick.correct else "wrong"
-    if not pick.failed and not known:
-        outcome = "truth unknown"
+    outcome = ("right" if pick.correct else "wrong") if known else "truth unknown"
+    outcome = f"failed: {pick.failed}" if pick.failed else outcome
     sheet.paragraph(x, width, f"selector's text{invalid}", 15, GREY, True)
     sheet.paragraph(x, width, pick.text or "(none)", 16)
     sheet.y += 8
@@ -271,8 +254,3 @@ def _words(sheet: _Sheet, question: Question, pick: Pick, x: int, width: int) ->
     sheet.paragraph(x, width, pick.reply or "(none)", 16, lines=5)
     letter = f"read as {pick.letter}" if pick.letter else "no letter found"
     sheet.paragraph(x, width, f"{letter}: {outcome}", 16, _judged(pick, known)[1], True, lines=3)
-
-
-def _ordered(question: Question) -> list[Pick]:
-    rank = {name: place for place, name in enumerate(in_order(pick.selector for pick in question.picks))}
-    return sorted(question.picks, key=lambda pick: rank[pick.selector])

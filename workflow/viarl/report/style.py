@@ -7,7 +7,7 @@ markers and direct labels tell the selectors apart without any colour.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from viarl.files import atomic_path
 
@@ -19,6 +19,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = (
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#7f7f7f",
 )  # fmt: skip
 INK, FAINT = "#333333", "#d9d9d9"
+LINES = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "X"), (BLACK, "v"))  # by benchmark
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,11 @@ LUCK = (
     "On questions whose evidence is unknown the oracle counts as right if one of several random choices is, and joins "
     '"no frames, any rotation": right if one of the answers without a frame is, each with the options in another order.'
 )
-_OTHER = Look("", "#5b5b5b", "h")
 
 
 def look(selector: str) -> Look:
     """Return a selector's look; a selector that is not listed gets its own name in grey."""
-    return LOOKS.get(selector) or Look(selector, _OTHER.colour, _OTHER.marker)
+    return LOOKS.get(selector) or Look(selector, "#5b5b5b", "h")
 
 
 def in_order(selectors: Iterable[str]) -> list[str]:
@@ -70,28 +70,15 @@ def figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "text.color": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.color": "#ececec",
-            "grid.linewidth": 0.8,
-            "legend.frameon": False,
-            # The names of files and questions are shown as they are, never read as formulas.
-            "text.parse_math": False,
-        }
-    )
+    axes = {"edgecolor": INK, "labelcolor": INK, "grid": True, "axisbelow": True}
+    matplotlib.rc("axes", titlesize=11, titleweight="bold", titlelocation="left", **axes)
+    matplotlib.rc("axes.spines", top=False, right=False)
+    matplotlib.rc("xtick", color=INK)
+    matplotlib.rc("ytick", color=INK)
+    matplotlib.rc("text", color=INK, parse_math=False)  # names of files and questions are no formulas
+    matplotlib.rc("font", size=10)
+    matplotlib.rc("grid", color="#ececec", linewidth=0.8)
+    matplotlib.rc("legend", frameon=False)
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     return made
@@ -99,11 +86,17 @@ def figure(width: float, height: float) -> "Figure":
 
 def save(drawn: "Figure | str", path: Path) -> None:
     """Write a figure, or a text that says why there is none, as PNG at 150 dots an inch, atomically."""
-    made = figure(6.4, 1.6) if isinstance(drawn, str) else drawn
     if isinstance(drawn, str):
-        made.text(0.5, 0.5, drawn, ha="center", va="center")
+        text, drawn = drawn, figure(6.4, 1.6)
+        drawn.text(0.5, 0.5, text, ha="center", va="center")
     with atomic_path(path) as temporary:
-        made.savefig(temporary, format="png", dpi=150, facecolor="white")
+        drawn.savefig(temporary, format="png", dpi=150, facecolor="white")
+
+
+def legend(made: "Figure", axes: Iterable["Axes"], columns: int | None = None) -> None:
+    """Put one legend of all axes below a figure, each label once."""
+    handles = {label: handle for each in axes for handle, label in zip(*each.get_legend_handles_labels(), strict=True)}
+    made.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns or len(handles))
 
 
 def spread(wanted: Sequence[float], distance: float) -> list[float]:
@@ -111,13 +104,11 @@ def spread(wanted: Sequence[float], distance: float) -> list[float]:
 
     Labels that would overlap form a block around the mean of what they want; blocks that meet are merged.
     """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[tuple[list[int], float]] = []  # members, centre
-    for i in order:
+    for i in sorted(range(len(wanted)), key=lambda i: wanted[i]):
         members, centre = [i], wanted[i]
         while blocks and centre - blocks[-1][1] < distance * (len(members) + len(blocks[-1][0])) / 2:
-            before, _ = blocks.pop()
-            members = before + members
+            members = blocks.pop()[0] + members
             centre = sum(wanted[j] for j in members) / len(members)
         blocks.append((members, centre))
     placed = [0.0] * len(wanted)
@@ -138,27 +129,11 @@ def label_ends(axes: "Axes", ends: Sequence[tuple[float, float, str, str]], poin
     made = axes.get_figure(root=True)
     assert made is not None
     made.draw_without_rendering()  # settles the layout, so that the axis has its final height
-    pixels = axes.get_window_extent().height
-    distance = (high - low) * 1.3 * points * made.get_dpi() / 72 / pixels
+    distance = (high - low) * 1.3 * points * made.get_dpi() / 72 / axes.get_window_extent().height
     places = spread([y for _, y, _, _ in ends], distance)
     shift = max(0.0, low + distance / 2 - min(places)) - max(0.0, max(places) - (high - distance / 2))
+    leader = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
+    how: dict[str, Any] = {"textcoords": "axes fraction", "fontsize": points, "va": "center", "annotation_clip": False}
     for (x, y, text, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            text,
-            xy=(x, y),
-            xytext=(1.03, (place + shift - low) / (high - low)),
-            textcoords="axes fraction",
-            fontsize=points,
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "alpha": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 3,
-            },
-        )
+        where = (1.03, (place + shift - low) / (high - low))
+        axes.annotate(text, (x, y), where, color=colour, arrowprops={**leader, "color": colour}, **how)

@@ -19,16 +19,13 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table in print: `cells` are rows of texts, the name first; `notes` are lines below it.
-
-    `prose`: headers of columns whose texts are sentences.
-    """
+    """A table in print: `cells` are rows of texts, the name first; `notes` are lines below it."""
 
     title: str
     header: list[str]
     cells: list[list[str]]
     notes: list[str]
-    prose: tuple[str, ...] = ()
+    prose: tuple[str, ...] = ()  # headers of columns whose texts are sentences
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

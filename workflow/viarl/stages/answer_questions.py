@@ -22,17 +22,7 @@ COLUMNS = ("id", "video", "question", "answer", "answer_text", "reply", "times_s
 
 @dataclass(frozen=True)
 class Settings:
-    """Questions, their videos, frames and picks, an answerer -> answers as CSV.
-
-    Args:
-        items, videos: items.jsonl and videos.jsonl of the set.
-        manifests: its frame cache.
-        selected: picks of the selector, parquet.
-        answerer_model: checkpoint folder, or hub id.
-        output: the CSV.
-        answerer: how it is asked.
-        replies: folder that keeps replies for other stages; None keeps none.
-    """
+    """Questions, their videos, frames and picks, an answerer -> answers as CSV; `replies` keeps them for others."""
 
     items: Path
     videos: Path
@@ -48,8 +38,7 @@ class Settings:
 
 def row(item: Item, video: Video, pick: Pick, reply: Reply | None, times: list[float]) -> dict[str, str]:
     """Return one line of the CSV; without options the whole reply is the answer."""
-    problem = pick.failed
-    thinking = ""
+    problem, thinking = pick.failed, ""
     if not pick.failed:
         thinking = parse_selection(pick.text, max(pick.indices) + 1, len(pick.indices)).thinking
         if not pick.valid:
@@ -80,11 +69,7 @@ def main(settings: Settings) -> None:
         raise ValueError(f"{settings.selected} lacks {missing[:3]} and others; run select_frames again")
     requests = [Request(item, picks[item.id].indices) for item in items if not picks[item.id].failed]
     params = {"answerer": settings.answerer, "model": str(settings.answerer_model), "items": len(items)}
-    data: dict[str, Files] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "picks": settings.selected,
-    }
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests, "picks": settings.selected}
     with start_run(settings.tracking, params, data) as run_:
         answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
         answered = answerer.answer(requests, Progress("questions", len(requests)))

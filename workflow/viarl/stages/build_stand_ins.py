@@ -22,18 +22,14 @@ class Settings:
     tracking: Tracking = field(default_factory=Tracking)
 
 
-def build(role: str, settings: StandInSettings, folder: Path) -> dict[str, float]:
-    """Build one stand-in in `folder` and return its measured figures; ValueError for an unknown role."""
-    if role not in ROLES:
-        raise ValueError(f"there is no stand-in for the role {role!r}; the roles are selector, answerer and clip")
-    made: dict[str, float] = importlib.import_module(f"viarl.stand_ins.{role}").build(settings, folder)
-    return made
-
-
 def main(settings: Settings) -> None:
-    """Build the role's stand-in; its model card lies beside the weights."""
-    with start_run(settings.tracking, params={"role": settings.role, "stand_in": settings.stand_in}) as record:
-        measured = build(settings.role, settings.stand_in, settings.model.parent)
+    """Build the role's stand-in, its model card beside the weights; ValueError for an unknown role."""
+    role = settings.role
+    with start_run(settings.tracking, params={"role": role, "stand_in": settings.stand_in}) as record:
+        if role not in ROLES:
+            raise ValueError(f"there is no stand-in for the role {role!r}; the roles are selector, answerer and clip")
+        builder = importlib.import_module(f"viarl.stand_ins.{role}")
+        measured: dict[str, float] = builder.build(settings.stand_in, settings.model.parent)
         record.log_metrics(measured)
         record.log_artifact(settings.model.parent / "card.md")
     print(f"{settings.role} stand-in: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))

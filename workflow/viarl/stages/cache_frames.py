@@ -25,21 +25,7 @@ MISSING = "is missing at its source"  # known since its set was made, and judged
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of cache_frames.
-
-    Args:
-        videos: videos.jsonl of the set.
-        manifest: the shard's list, the output; the videos' files are written to `videos/` beside it.
-        candidates: candidate frames a video, N; even.
-        selector_pixels: longest side of a selector frame.
-        answerer_pixels: longest side of an answerer frame; never enlarged.
-        jpeg_quality: of the answerer frames.
-        reader: "pyav" or "decord".
-        timeout_s: seconds for each attempt at a video.
-        max_bad_share: share of the shard's videos, 0..1, that may be bad before the stage fails.
-        shard: this shard, 0 .. shards - 1.
-        shards: number of shards of the set.
-    """
+    """A set's videos -> the files of this shard's in `videos/` beside its manifest; see `check_bad` for bad ones."""
 
     videos: Path
     manifest: Path
@@ -60,10 +46,7 @@ class Settings:
 
 
 def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
-    """Raise ValueError with the bad videos and their reasons where their share is too large.
-
-    The message holds the first of them, a file beside the manifest all.
-    """
+    """Raise ValueError with the first bad videos where their share is too large; a file beside the manifest has all."""
     whole = settings.manifest.with_suffix(".bad.json")
     if len(bad) <= settings.max_bad_share * total:
         whole.unlink(missing_ok=True)
@@ -79,8 +62,7 @@ def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
 
 def main(settings: Settings) -> None:
     """Cache the shard's videos and write its manifest."""
-    names = [entry.name for entry in fields(CacheSettings)]
-    cache = CacheSettings(**{name: getattr(settings, name) for name in names})
+    cache = CacheSettings(**{entry.name: getattr(settings, entry.name) for entry in fields(CacheSettings)})
     every = read_videos(settings.videos)
     mine = [video for video in sorted(every) if shard_of(video, settings.shards) == settings.shard]
     good: dict[str, dict[str, Any]] = {}

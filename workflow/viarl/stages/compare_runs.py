@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from viarl.command import run
@@ -15,15 +16,7 @@ from viarl.tracking.start import start_run
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the stage.
-
-    Args:
-        runs: what is compared; the main run (ablation "") must be among them.
-        benchmarks: names of the benchmarks.
-        bootstrap: resamples of the intervals.
-        rows: run by run, in it benchmark by benchmark, in it cycle 0 to the run's last.
-        folder: where comparison.{csv,md,html} go, and comparison/ with failures.csv and the pictures.
-    """
+    """Tables of rows in the order of `read_groups` -> comparison.{csv,md,html} and comparison/ with the pictures."""
 
     rows: tuple[Path, ...]
     folder: Path
@@ -65,14 +58,14 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def metrics(comparison: Comparison) -> dict[str, float]:
     """Return the numbers worth a chart in MLflow."""
-    found = {}
-    for name in comparison.benchmarks:
-        for row in last_rows(comparison, name):
-            for key in ("accuracy", "minus_main", "minus_uniform", "minus_best_free"):
-                for end in ("", "_low", "_high"):
-                    if row[key] is not None:
-                        found[f"{name}/{row['ablation']}/{key}{end}"] = row[key + end]
-    return found
+    keys = ("accuracy", "minus_main", "minus_uniform", "minus_best_free")
+    return {
+        f"{name}/{row['ablation']}/{key}{end}": row[key + end]
+        for name in comparison.benchmarks
+        for row in last_rows(comparison, name)
+        for key, end in product(keys, ("", "_low", "_high"))
+        if row[key] is not None
+    }
 
 
 if __name__ == "__main__":

@@ -23,10 +23,7 @@ from viarl.video.cache import FrameCache
 
 @dataclass(frozen=True)
 class Settings:
-    """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector.
-
-    `modules`: that of viarl.evaluate.benchmarks, by benchmark, that words its questions, if there is one.
-    """
+    """A benchmark's questions, frames, similarities and picks, and a cycle's answerer -> a row an item and selector."""
 
     items: Path
     manifests: tuple[Path, ...]
@@ -41,7 +38,7 @@ class Settings:
     selected: int
     answerer: AnswererSettings
     evaluation: EvaluationSettings
-    modules: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)  # of viarl.evaluate.benchmarks, by benchmark
     subtitles: bool = False
     replies: Path | None = None  # folder that keeps replies for other stages
     device: str = "auto"
@@ -60,18 +57,11 @@ def main(settings: Settings) -> None:
     about = benchmark(settings.modules.get(settings.benchmark, ""))
     asking = protocol(how.protocol, settings.answerer.prompt, about, lines, settings.subtitles)
     params = {"answerer": settings.answerer, "evaluation": how, "selected": settings.selected, "items": len(items)}
-    data: dict[str, Files] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "base": settings.base,
-        "learned": settings.learned,
-    }
+    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests, **tables}
     with start_run(settings.tracking, params, data) as run_:
-        choices = choose(items, sources, how.selectors, settings.selected, how.random_seeds)
         by_answerer: dict[Path, list[Choice]] = {settings.answerer_model: []}
-        for choice in choices:
-            untuned = choice.selector in UNTUNED
-            model = settings.base_answerer_model if untuned else settings.answerer_model
+        for choice in choose(items, sources, how.selectors, settings.selected, how.random_seeds):
+            model = settings.base_answerer_model if choice.selector in UNTUNED else settings.answerer_model
             by_answerer.setdefault(model, []).append(choice)
         labels = {"benchmark": settings.benchmark, "cycle": settings.cycle, "protocol": how.protocol}
         rows, counts = [], Counter[str]()
@@ -84,9 +74,8 @@ def main(settings: Settings) -> None:
         write_rows(settings.output, rows)
         run_.log_metrics({"rows": len(rows), **counts})
         run_.log_artifact(settings.output)
-    print(
-        f"{settings.benchmark}: {len(rows)} rows from {counts['asked']} different questions to the answerer", flush=True
-    )
+    asked = counts["asked"]
+    print(f"{settings.benchmark}: {len(rows)} rows from {asked} different questions to the answerer", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,13 @@ LISTED = 10  # missing videos that an error names
 
 @dataclass(frozen=True)
 class Settings:
-    """What is taken of a data set -> its items, videos, manifest and data card, all in one folder.
-
-    `set` names the set, `store` is the folder of all stores.
-    """
+    """What is taken of a data set -> its items, videos, manifest and data card, all in one folder."""
 
     items: Path
     videos: Path
     manifest: Path
     card: Path
-    store: Path
+    store: Path  # folder of all stores
     set: str
     choice: Choice
     hub: HubRuntime = field(default_factory=HubRuntime)
@@ -44,10 +41,9 @@ class Settings:
 def link(folder: Path, target: Path) -> None:
     """Make `folder` a link to a folder, relative, so that both can be moved together."""
     wanted = os.path.relpath(target.resolve(), folder.parent.resolve())
-    if folder.is_symlink() and os.readlink(folder) == wanted:
-        return
-    folder.unlink(missing_ok=True)
-    folder.symlink_to(wanted)
+    if not folder.is_symlink() or os.readlink(folder) != wanted:
+        folder.unlink(missing_ok=True)
+        folder.symlink_to(wanted)
 
 
 def check_missing(made: FetchedSet, settings: Settings) -> None:

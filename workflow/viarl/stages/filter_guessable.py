@@ -9,7 +9,7 @@ from viarl.command import run
 from viarl.files import write_json
 from viarl.items import read_items, write_records
 from viarl.selection.similarities import read_scores
-from viarl.tracking.record import Files, Tracking
+from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
 from viarl.training.filtering import Filter
 from viarl.training.settings import FilterSettings
@@ -42,8 +42,7 @@ def main(settings: Settings) -> None:
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)
     params = {"filter": settings.filter, "selected": settings.selected, "seed": settings.seed}
-    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
-    with start_run(settings.tracking, params, data) as run_:
+    with start_run(settings.tracking, params, {"items": settings.items, "frames": settings.manifests}) as run_:
         reasons = judge.reasons(items, settings.filter.rule)
         card = judge.data_card(items, reasons)
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]

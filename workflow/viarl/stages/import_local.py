@@ -14,17 +14,7 @@ PARTS = ("local", "local_train", "local_validation")
 
 @dataclass(frozen=True)
 class Settings:
-    """A folder of videos and a file of questions -> a set (see viarl.datasets.local).
-
-    Args:
-        folder: of the video files.
-        questions: CSV or JSONL file.
-        items: items.jsonl, an output.
-        videos: videos.jsonl, an output.
-        set: "local" is everything, and needs no answers; "local_train" and "local_validation" split it by video.
-        validation_share: share of the videos kept for validation.
-        seed: of the split.
-    """
+    """A folder of videos, a file of questions -> a set (viarl.datasets.local), "local" in whole or split by video."""
 
     folder: Path
     questions: Path

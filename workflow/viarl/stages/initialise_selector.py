@@ -33,19 +33,9 @@ from viarl.video.overlay import NumberStyle
 
 @dataclass(frozen=True)
 class Settings:
-    """Training questions, frames, similarities, the base selector -> the selector that cycle 0 has.
+    """Training questions, frames, similarities (for clip_topk alone), the base selector -> the selector of cycle 0.
 
-    Args:
-        items: the filtered training questions.
-        manifests: the training set's frame cache.
-        scores: its similarities, for the labels clip_topk alone.
-        selector_model: checkpoint folder to start from, or hub id.
-        output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
-        seed: training seed, and seed of the labels' noise.
-        selected: K.
-        number_pixels: height of the frame numbers.
-        selector: see `InitialisedSelector`.
-        features: folder that keeps vision features for other stages with the same tower; None keeps none.
+    `output` is model.safetensors; working checkpoints lie in ../checkpoints/ beside it. `selected` is K.
     """
 
     items: Path
@@ -66,30 +56,23 @@ def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
     settings.selector.start.micro_batches(processes())  # uneven batches are refused before anything is loaded
-    folder, source = settings.output.parent, settings.selector_model
-    known = {
-        "seed": settings.seed,
-        "selected": settings.selected,
-        "number_pixels": settings.number_pixels,
-        "selector": {**counted(settings.selector), "model": str(source)},
-    }
+    source = settings.selector_model
+    known = {name: getattr(settings, name) for name in ("seed", "selected", "number_pixels")}
+    known["selector"] = {**counted(settings.selector), "model": str(source)}
     files: dict[str, Path | Sequence[Path]] = {
         "items": settings.items,
         "frames": settings.manifests,
         "similarities": settings.scores,
         "weights": weight_files(source),
     }
-    with Checkpoints(working_folder(folder), identity(known, files)) as checkpoints:
+    with Checkpoints(working_folder(settings.output.parent), identity(known, files)) as checkpoints:
         tune(settings, checkpoints)
 
 
 def recall(usable: Sequence[Example], cache: FrameCache) -> float:
     """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
-    found = [
-        evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames)
-        for one in usable
-        if one.item.evidence
-    ]
+    known = [one for one in usable if one.item.evidence]
+    found = [evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames) for one in known]
     return fmean(found) if found else float("nan")
 
 
@@ -98,8 +81,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     selector, start, source = settings.selector, settings.selector.start, settings.selector_model
     resumed = checkpoints.latest()
     cache = FrameCache(settings.manifests, NumberStyle(settings.number_pixels))
-    scores = read_scores(settings.scores)
-    labels = Labels(start.labels, cache, scores, settings.selected, start.noise, settings.seed)
+    labels = Labels(start.labels, cache, read_scores(settings.scores), settings.selected, start.noise, settings.seed)
     how = replace(selector, dtype=selector.lora.weights_dtype(selector.dtype))
     prompts = load_selector(source, how, cache, settings.selected, settings.device, settings.features)
     vlm, tokenizer = prompts.vlm, prompts.vlm.tokenizer
@@ -118,8 +100,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     if not math.isnan(hit := recall(usable, cache)):
         found["label_evidence_recall"] = hit
     say(f"labels {start.labels}: {found}")
-    params = {"seed": settings.seed, "selector": selector, "model": str(source)}
-    with start_run(settings.tracking, params) as run_:
+    with start_run(settings.tracking, {"seed": settings.seed, "selector": selector, "model": str(source)}) as run_:
         run_.log_metrics(found)
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

@@ -29,9 +29,8 @@ def main(settings: Settings) -> None:
         try:
             gain = Interval(**read_json(settings.summary)["benchmarks"][settings.benchmark]["paired"][pair])
         except KeyError as error:
-            raise ValueError(
-                f"{settings.summary} lacks {error} of {settings.benchmark} {pair}; make it again"
-            ) from error
+            where = f"{settings.benchmark} {pair}"
+            raise ValueError(f"{settings.summary} lacks {error} of {where}; make it again") from error
         words = verdict(gain)
         known = {"benchmark": settings.benchmark, "pair": pair, "gain": gain.record(), "verdict": words}
         write_json(settings.output, known | {"stop": stops(gain)})

@@ -2,9 +2,8 @@
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from viarl.command import run
 from viarl.evaluate.rows import read_rows
@@ -21,16 +20,9 @@ from viarl.video.cache import FrameCache
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the stage.
+    """eval.json of every cycle; the last one's tables, their items and frames -> all pictures and tables.
 
-    Args:
-        summaries: eval.json of every cycle.
-        rows: the last cycle's per-question tables, and `questions` the items of the same benchmarks, in one order.
-        frames: manifests of the benchmarks' frame caches.
-        benchmarks: names of the benchmarks, in that order.
-        filmstrips: how many questions are drawn.
-        folder: where accuracy.png, failures.png, rewards.png, tasks.png, timing.png, comparison.{csv,md,html} and the
-            folder filmstrips go.
+    `rows` and `questions` are in the order of `benchmarks`; `filmstrips` counts the questions that are drawn.
     """
 
     summaries: tuple[Path, ...]
@@ -53,14 +45,10 @@ def questions(settings: Settings) -> list[Question]:
         for item, group in first.groupby("item", sort=True):
             if item not in items:
                 raise ValueError(f"{table}: question {item!r} is not in {listed}; make the table again with its rule")
-            found.append(Question(name, items[item], tuple(map(_pick, group.to_dict("records")))))
+            picks = group[[entry.name for entry in fields(Pick)]].to_dict("records")
+            own = (Pick(**{**pick, "indices": tuple(map(int, pick["indices"]))}) for pick in picks)
+            found.append(Question(name, items[item], tuple(own)))
     return found
-
-
-def _pick(row: dict[str, Any]) -> Pick:
-    indices = tuple(int(index) for index in row["indices"])
-    names = ("selector", "valid", "reason", "text", "reply", "letter", "correct", "evidence_recall", "failed")
-    return Pick(indices=indices, **{name: row[name] for name in names})
 
 
 def training_records(root: Path, last: int) -> list[Record]:
@@ -83,16 +71,17 @@ def main(settings: Settings) -> None:
         comparison.write(summaries, settings.folder)
         cache = FrameCache(settings.frames)
         usable = [question for question in questions(settings) if question.item.video in cache]
-        (settings.folder / "filmstrips").mkdir(parents=True, exist_ok=True)
+        strips = settings.folder / "filmstrips"
+        strips.mkdir(parents=True, exist_ok=True)
         for place, question in enumerate(choose(usable, settings.filmstrips)):
             video = question.item.video
             frames = cache.answerer_frames(video, range(cache.count(video)))
             task = re.sub(r"\W+", "_", question.item.task) or "all"
-            path = settings.folder / "filmstrips" / f"{place:02}-{question.benchmark}-{task}.png"
+            path = strips / f"{place:02}-{question.benchmark}-{task}.png"
             draw_filmstrip(question, frames, cache.times(video), path)
         for path in sorted(settings.folder.glob("*.*")):
             recorded.log_artifact(path)
-        for path in sorted((settings.folder / "filmstrips").glob("*.png")):
+        for path in sorted(strips.glob("*.png")):
             recorded.log_artifact(path, folder="filmstrips")
     print(f"The pictures are in {settings.folder}", file=sys.stderr)
 

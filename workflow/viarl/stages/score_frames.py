@@ -9,7 +9,7 @@ from viarl.models.clip import load_clip
 from viarl.progress import Progress
 from viarl.selection.settings import ClipSettings
 from viarl.selection.similarities import similarities, write_scores
-from viarl.tracking.record import Files, Tracking
+from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
 from viarl.video.cache import FrameCache
 
@@ -32,7 +32,7 @@ def main(settings: Settings) -> None:
     cache = FrameCache([settings.manifest])
     videos = set(cache.videos())
     items = [item for item in read_items(settings.items) if item.video in videos]
-    data: dict[str, Files] = {"items": settings.items, "frames": settings.manifest}
+    data = {"items": settings.items, "frames": settings.manifest}
     with start_run(settings.tracking, {"clip": settings.clip, "model": str(settings.model)}, data) as run_:
         name = settings.model if settings.model.is_dir() else str(settings.model)
         model = load_clip(name, settings.clip.pretrained, device=settings.device)

@@ -28,19 +28,9 @@ from viarl.video.overlay import NumberStyle
 
 @dataclass(frozen=True)
 class Settings:
-    """Questions and frames of a set, a selector -> its picks (see viarl.selection.picks).
+    """Questions and frames of a set, a selector -> its picks (viarl.selection.picks).
 
-    Args:
-        items: items.jsonl of the set.
-        manifests: its frame cache.
-        selector_model: checkpoint folder, or hub id.
-        output: the table, parquet.
-        seed: of the sample; an item's draw depends on it and on the item's id alone.
-        selected: K.
-        number_pixels: height of the frame numbers.
-        temperature: of the sample; None draws none.
-        selector: how it is asked.
-        features: folder that keeps vision features for the next stage with the same tower; None keeps none.
+    An item's sample depends on `seed` and its id alone; `temperature` None draws none. `selected` is K.
     """
 
     items: Path
@@ -64,10 +54,7 @@ class Settings:
 def kept_completions(settings: Settings) -> ReplyCache:
     """Return the completions of an earlier start with the same inputs."""
     known = {
-        "seed": settings.seed,
-        "selected": settings.selected,
-        "number_pixels": settings.number_pixels,
-        "temperature": settings.temperature,
+        **{name: getattr(settings, name) for name in ("seed", "selected", "number_pixels", "temperature")},
         "selector": {**counted(settings.selector), "batch_size": settings.selector.batch_size},
         "model": str(settings.selector_model),
         "device": resolve_device(settings.device).type,

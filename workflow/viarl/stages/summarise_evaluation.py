@@ -15,17 +15,14 @@ from viarl.tracking.start import start_run
 
 @dataclass(frozen=True)
 class Settings:
-    """Rows of this cycle and of those before it, in any order -> eval.json.
-
-    `modules`: those of viarl.evaluate.benchmarks, by benchmark, that name its headline figures.
-    """
+    """Rows of this cycle and of those before it, in any order -> eval.json."""
 
     rows: tuple[Path, ...]
     output: Path
     cycle: int
     benchmarks: tuple[str, ...]
     bootstrap: int
-    modules: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)  # of viarl.evaluate.benchmarks, by benchmark
     tracking: Tracking = field(default_factory=Tracking)
 
 

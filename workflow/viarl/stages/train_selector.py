@@ -37,14 +37,8 @@ SHOWN = ("reward/total", "valid_rate", "answer_accuracy", "kl", "entropy")
 class Settings:
     """Training questions, frames, the models of the cycle before -> the trained selector.
 
-    Args:
-        items, manifests: the filtered training questions, and the frame cache of their set.
-        selector_model, answerer_model: checkpoint folders to start from, or hub ids.
-        output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
-        seed: training seed; each `cycle` draws differently from it.
-        selected, number_pixels: K, and the height of the frame numbers.
-        selector, training, answerer, reward: sections of the configuration.
-        features, replies: folders that keep vision features, and the answerer's replies, for others; None keeps none.
+    `output` is model.safetensors; working checkpoints lie in ../checkpoints/ beside it. `selected` is K. Each `cycle`
+    draws differently. `features` and `replies` keep vision features and the answerer's replies for other stages.
     """
 
     items: Path
@@ -69,10 +63,7 @@ class Settings:
 def known_settings(settings: Settings) -> dict[str, object]:
     """Return the settings that change the result."""
     return {
-        "seed": settings.seed,
-        "cycle": settings.cycle,
-        "selected": settings.selected,
-        "number_pixels": settings.number_pixels,
+        **{name: getattr(settings, name) for name in ("seed", "cycle", "selected", "number_pixels")},
         "selector": {**counted(settings.selector), "start": str(settings.selector_model)},
         "training": counted(settings.training),
         "answerer": {**counted(settings.answerer), "model": str(settings.answerer_model)},
@@ -100,8 +91,8 @@ def main(settings: Settings) -> None:
     files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
     for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
         files[f"{role} weights"] = weight_files(model_folder)
-    known, folder = identity(known_settings(settings), files), settings.output.parent
-    with Checkpoints(working_folder(folder), known, keep=2) as checkpoints:
+    known = identity(known_settings(settings), files)
+    with Checkpoints(working_folder(settings.output.parent), known, keep=2) as checkpoints:
         train(settings, checkpoints)
 
 
@@ -145,9 +136,8 @@ def train(settings: Settings, checkpoints: Checkpoints) -> None:
         with stop:
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         run_.log_metrics(answerer.counts() if settings.replies else {})
-        run_.log_metrics(
-            checkpoints.finish(trainer, prompts.vlm.processor, settings.output.parent, settings.selector.dtype)
-        )
+        processor, dtype = prompts.vlm.processor, settings.selector.dtype
+        run_.log_metrics(checkpoints.finish(trainer, processor, settings.output.parent, dtype))
 
 
 if __name__ == "__main__":

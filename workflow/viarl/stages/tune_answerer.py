@@ -29,16 +29,9 @@ from viarl.video.cache import FrameCache
 
 @dataclass(frozen=True)
 class Settings:
-    """Training questions, frames, picks, the answerer of the cycle before -> the tuned answerer.
+    """Training questions, frames, this cycle's picks on them, the answerer of the cycle before -> the tuned answerer.
 
-    Args:
-        items: the filtered training questions.
-        manifests: the training set's frame cache.
-        selected: picks of this cycle's selector on them, parquet.
-        answerer_model: checkpoint folder to start from, or hub id.
-        output: model.safetensors of the new checkpoint folder; working checkpoints lie in ../checkpoints/ beside it.
-        seed: training seed.
-        answerer: see `TunedAnswerer`.
+    `output` is model.safetensors; working checkpoints lie in ../checkpoints/ beside it.
     """
 
     items: Path
@@ -66,19 +59,19 @@ def tunable(items: Sequence[Item], picks: dict[str, Pick], source: Path) -> list
     return usable
 
 
+def inputs(settings: Settings) -> dict[str, Files]:
+    """Return the input files other than the weights."""
+    return {"items": settings.items, "frames": settings.manifests, "picks": settings.selected}
+
+
 def main(settings: Settings) -> None:
     """Tune and save; a run that was stopped goes on from its last checkpoint."""
     quiet_libraries()
     settings.answerer.tuning.micro_batches(processes())  # uneven batches are refused before anything is loaded
-    folder, start = settings.output.parent, settings.answerer_model
+    start = settings.answerer_model
     known = {"seed": settings.seed, "answerer": {**counted(settings.answerer), "start": str(start)}}
-    files: dict[str, Path | Sequence[Path]] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "picks": settings.selected,
-        "weights": weight_files(start),
-    }
-    with Checkpoints(working_folder(folder), identity(known, files)) as checkpoints:
+    files = {**inputs(settings), "weights": weight_files(start)}
+    with Checkpoints(working_folder(settings.output.parent), identity(known, files)) as checkpoints:
         tune(settings, checkpoints)
 
 
@@ -90,12 +83,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     usable = tunable(items := read_items(settings.items), read_picks(settings.selected), settings.selected)
     vlm = Vlm.load(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
     params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
-    data: dict[str, Files] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "picks": settings.selected,
-    }
-    with start_run(settings.tracking, params, data) as run_:
+    with start_run(settings.tracking, params, inputs(settings)) as run_:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:
             run_.set_tag("resumed_from", resumed.name)
@@ -110,19 +98,13 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
         ]
         frozen = not tuning.train_vision
         prompts = AnswererPrompts(vlm, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
-        stop = CheckpointCallback(checkpoints)
+        stop, device = CheckpointCallback(checkpoints), resolve_device(settings.device)
         trainer = SupervisedTrainer(
             vlm,
             Collator(vlm.tokenizer, examples, prompts),
             tuning,
             answerer.lora,
-            arguments(
-                tuning,
-                checkpoints.folder,
-                seed=settings.seed,
-                dtype=answerer.dtype,
-                device=resolve_device(settings.device),
-            ),
+            arguments(tuning, checkpoints.folder, seed=settings.seed, dtype=answerer.dtype, device=device),
             [stop, Monitor("steps of tuning", run_, ("loss",), "tuning/", LOGGED)],
         )
         with stop:

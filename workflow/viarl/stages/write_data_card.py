@@ -13,13 +13,7 @@ from viarl.tracking.start import start_run
 
 @dataclass(frozen=True)
 class Settings:
-    """Questions of all sets, cards of those that have one, the filter's report -> one card.
-
-    Args:
-        items: items.jsonl of every set; its folder names the set.
-        cards: data_card.json of sets from a hub; of others every question is kept.
-        filter: report.json of the filter.
-    """
+    """Questions of all sets, cards of those from a hub, the filter's report -> one card; a set's folder names it."""
 
     items: tuple[Path, ...]
     cards: tuple[Path, ...]
@@ -34,15 +28,13 @@ def main(settings: Settings) -> None:
         cards = {path.parent.name: read_json(path) for path in settings.cards}
         sets: dict[str, dict[str, Any]] = {}
         for path in settings.items:
-            name, items = path.parent.name, read_items(path)
-            plain = {"set": name, "found": len(items), "kept": len(items), "dropped": {}}
-            sets[name] = cards.get(name, plain)
+            name, count = path.parent.name, len(read_items(path))
+            sets[name] = cards.get(name, {"set": name, "found": count, "kept": count, "dropped": {}})
         write_json(settings.output, {"sets": dict(sorted(sets.items())), "filter": read_json(settings.filter)})
         record.log_metrics({f"kept/{name}": float(card["kept"]) for name, card in sets.items()})
         record.log_artifact(settings.output)
-    print(
-        "; ".join(f"{name}: kept {card['kept']} of {card['found']}" for name, card in sorted(sets.items())), flush=True
-    )
+    kept = (f"{name}: kept {card['kept']} of {card['found']}" for name, card in sorted(sets.items()))
+    print("; ".join(kept), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """Tracking, the mirror: records (viarl.tracking.record) are pushed to MLflow.
 
 A results root has one experiment. In it, each ablation with each training seed has a parent run
-(viarl.tracking.parents), and each record a child of it. A stage that several runs share is the child of the one in
-whose folder its files lie.
-
-What was pushed is marked in a file beside the record, so that a push that failed is made up for by the next stage or by
-the stage `sync_mlflow`, and a push that is repeated doubles nothing: runs are found again by the record's id, points by
-their key and step.
+(viarl.tracking.parents), and each record a child of it. What was pushed is marked in a file beside the record, so that
+the next push makes up for one that failed. A push that is repeated doubles nothing: runs are found again by the
+record's id, points by their key and step.
 """
 
 import json
@@ -41,7 +38,7 @@ OF_TAG = "viarl.parent_of"  # of a parent: the run (viarl.config.runs) that it s
 # #/experiments/<id>/runs?workflowType=machine_learning&viewStateShareKey=ablations
 VIEW_TAG = "mlflow.sharedViewState.ablations"
 STATE_TAG = "viarl.state"  # of a parent: a hash of what was pushed of it, set last
-Points = dict[tuple[str, int], float]  # value of each (key, step)
+Points = dict[tuple[str, int], tuple[float, float]]  # (value, time in s) of each (key, step)
 # Set before MLflow is imported: no telemetry, and an unreachable server is given up after seconds, not minutes.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -188,14 +185,10 @@ class _Store:
         }
         name = " ".join([header["stage"], *(f"{key} {value}" for key, value in wildcards.items())])
         run_id = found[0].info.run_id if found else self._create(f"{name} ({own.name})", header["time"], tags)
-        points = {
-            (_name(key), step): (value, moment)
-            for key, series in record.metrics.items()
-            for step, (value, moment) in series.items()
-        }
+        every = [(_name(key), step, made) for key, series in record.metrics.items() for step, made in series.items()]
         have = self._points(found[0]) if found else {}
-        params = {**record.params, "code": header["code"]}
-        self._log(run_id, params, tags, {point: value for point, value in points.items() if point not in have})
+        missing = {(key, step): made for key, step, made in every if (key, step) not in have}
+        self._log(run_id, {**record.params, "code": header["code"]}, tags, missing)
         absent = []
         for path, folder in record.artifacts.items():
             place = self.settings.root / path
@@ -208,8 +201,6 @@ class _Store:
         if own.text and record.status != "RUNNING":
             self.client.log_text(run_id, own.text, "config.yaml")
         self._end(run_id, record.status, record.end)
-
-    # --- parents ---------------------------------------------------------------------------------------------------
 
     def _push_parent(self, parent: Parent) -> str:
         """Make the one parent of a run say what the results root holds, and return its id.
@@ -225,9 +216,7 @@ class _Store:
         if kept is None:
             for one in found:
                 tags = {**_inherited(one.data.tags, parent), **tags}
-            run_id = self._create(parent.name, parent.began, tags)
-        else:
-            run_id = kept.info.run_id
+        run_id = kept.info.run_id if kept else self._create(parent.name, parent.began, tags)
         stale = f"tags.`run` = '{parent.tags['run']}' and tags.`{PARENT_TAG}` != '{run_id}'"
         for child in self._search(stale):
             self.client.set_tag(child.info.run_id, PARENT_TAG, run_id)
@@ -253,36 +242,25 @@ class _Store:
         wanted = {point: value for point, (value, _) in parent.points.items()}
         return all(wanted.get(point, value) == value for point, value in self._points(old).items())
 
-    # --- calls of the client ---------------------------------------------------------------------------------------
-
     def _search(self, filter_string: str) -> list["MlflowRun"]:
         """Return all runs of the experiment that fit and are not deleted, the newest first."""
-        found: list[MlflowRun] = []
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], filter_string, max_results=PAGE, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+        found = page = self.client.search_runs([self.experiment], filter_string, max_results=PAGE)
+        while page.token:
+            page = self.client.search_runs([self.experiment], filter_string, max_results=PAGE, page_token=page.token)
+            found = [*found, *page]
+        return list(found)
 
     def _create(self, name: str, began: float, tags: Mapping[str, str]) -> str:
         tags = {"mlflow.runName": name} | {key: value[:5000] for key, value in tags.items()}
         run = self.client.create_run(self.experiment, int(1000 * began), tags)
         return str(run.info.run_id)
 
-    def _points(self, run: "MlflowRun") -> Points:
+    def _points(self, run: "MlflowRun") -> dict[tuple[str, int], float]:
         """Return the points that a run has in the store."""
         histories = [self.client.get_metric_history(run.info.run_id, key) for key in run.data.metrics]
         return {(point.key, point.step): point.value for history in histories for point in history}
 
-    def _log(
-        self,
-        run_id: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        points: Mapping[tuple[str, int], tuple[float, float]],
-    ) -> None:
+    def _log(self, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str], points: Points) -> None:
         """Log those parameters that the run lacks, tags, and points (value, time in s), in batches."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -290,9 +268,7 @@ class _Store:
         batches = {
             "params": [Param(_name(key), _text(value)) for key, value in params.items() if _name(key) not in logged],
             "tags": [RunTag(_name(key), value[:5000]) for key, value in tags.items()],
-            "metrics": [
-                Metric(key, value, int(1000 * moment), step) for (key, step), (value, moment) in points.items()
-            ],
+            "metrics": [Metric(key, value, int(1000 * when), step) for (key, step), (value, when) in points.items()],
         }
         for kind, entries in batches.items():
             for first in range(0, len(entries), BATCH[kind]):
@@ -314,8 +290,7 @@ def _inherited(tags: Mapping[str, str], parent: Parent) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Return a parameter's value as MLflow takes it."""
-    return str(value)[:6000]
+    return str(value)[:6000]  # what MLflow takes as a parameter's value
 
 
 def _name(key: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from viarl.progress import Progress
 from viarl.tracking.record import Run
@@ -12,12 +12,7 @@ from viarl.tracking.record import Run
 class Monitor(TrainerCallback):
     """Passes what the trainer logs on to the tracking run, and prints progress with rate and remaining time.
 
-    Args:
-        what: the line's beginning ("steps of tuning").
-        run: the tracking run.
-        shown: names of the numbers shown in the progress line.
-        prefix: of the names in the record.
-        only: names that are recorded; none means all.
+    `shown` are in the progress line, which begins with `what`; `only` (none: all) are recorded, named with `prefix`.
     """
 
     def __init__(
@@ -26,28 +21,20 @@ class Monitor(TrainerCallback):
         self.what, self.run, self.shown, self.prefix, self.only = what, run, shown, prefix, only
         self.progress: Progress | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Start the progress line; after a resume it counts the steps that are left."""
         if state.is_world_process_zero:
             self.progress = Progress(self.what, state.max_steps - state.global_step)
         return control
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> TrainerControl:
         """Record one step's numbers (those that are not finite are left out)."""
         if self.progress is None or logs is None or "loss" not in logs:  # the last call counts from the resumption
             return control
-        numbers = {
-            key: float(value) for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)
-        }
+        given = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        numbers = {key: float(value) for key, value in given.items() if math.isfinite(value)}
         if "valid_rate" in numbers:
             numbers["invalid_rate"] = 1.0 - numbers["valid_rate"]
         chosen = {f"{self.prefix}{key}": value for key, value in numbers.items() if not self.only or key in self.only}

@@ -1,9 +1,8 @@
 """What the parent run of an ablation and a training seed says in MLflow, read from the records alone.
 
 Parameters are the flattened configuration, the ablation's overlay applied, as it was when the newest record began.
-Metrics are those of each cycle's evaluation, the cycle being the step: accuracy with the learned selector and uniform
-frames, gain (their difference), evidence recall and the rate of valid selections. They are named like "learned/needle"
-and "learned_low/needle", the benchmark last, for MLflow cuts long names at their end.
+Metrics are those of each cycle's evaluation, the cycle being the step. They are named like "learned/needle" and
+"learned_low/needle", the benchmark last, for MLflow cuts long names at their end.
 """
 
 import math
@@ -33,24 +32,16 @@ _OTHERS = re.compile(rf"(\w+)/learned/({'|'.join(OTHERS)})")
 
 @dataclass(frozen=True)
 class Parent:
-    """What a parent run says.
+    """What a parent run says; `status`, `began` and `end` (s) are of all its stages together."""
 
-    Attributes:
-        run: the run (viarl.config.runs) that it stands for; `name`: in words ("no_length seed 1").
-        params: of the run; `tags`: of the run and of its children; `latest`: those of its newest record (the commit).
-        points: {(key, step): (value, time in s)}.
-        summaries: eval.json of each cycle; `text`: the configuration as YAML, "" where it is unknown.
-        status, began, end: of all its stages together; times in s.
-    """
-
-    run: str
-    name: str
+    run: str  # that it stands for (viarl.config.runs)
+    name: str  # in words ("no_length seed 1")
     params: dict[str, Any]
-    tags: dict[str, str]
-    latest: dict[str, str]
-    points: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
-    summaries: dict[int, Path] = field(default_factory=dict)
-    text: str = ""
+    tags: dict[str, str]  # of the run and of its children
+    latest: dict[str, str]  # tags of its newest record (the commit)
+    points: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)  # {(key, step): (value, time)}
+    summaries: dict[int, Path] = field(default_factory=dict)  # eval.json of each cycle
+    text: str = ""  # the configuration as YAML, "" where it is unknown
     status: str = "RUNNING"
     began: float = 0.0
     end: float = 0.0
@@ -79,6 +70,7 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
     tags |= {"seed": seed} if seed else {}
     tags |= {"hypothesis": hypothesis} if hypothesis else {}
     done = [record for record in records if record.header["stage"] == SUMMARY and record.status == "FINISHED"]
+    made = [(int(record.header["cycle"]), settings.root / path) for record in done for path in record.artifacts]
     return Parent(
         run=run,
         name=f"{ablation or 'main'} seed {seed}" if seed else ablation or "main",
@@ -86,12 +78,7 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
         tags=tags,
         latest={**latest.header["tags"], **latest.tags},
         points={point: value for record in done for point, value in _points(record).items()},
-        summaries={
-            int(record.header["cycle"]): settings.root / path
-            for record in done
-            for path in record.artifacts
-            if (settings.root / path).exists()
-        },
+        summaries={cycle: path for cycle, path in made if path.exists()},
         text=text,
         status="RUNNING" if "RUNNING" in statuses else "FINISHED" if statuses == {"FINISHED"} else "FAILED",
         began=min(float(record.header["time"]) for record in records),

@@ -1,12 +1,9 @@
 """Tracking: every stage writes a local record first; MLflow mirrors it.
 
-A record is a file of JSON lines, appended to and flushed at each call, so a kill loses at most one torn line. It is
-pushed to MLflow (viarl.tracking.mlflow) when the stage ends, and every `push_every_s` in long stages; a stage that a
-signal ended leaves that to the next one. An MLflow that cannot be reached warns and stops nothing.
-
+A record is a file of JSON lines, flushed at each call, so a kill loses at most one torn line. It is pushed to MLflow
+when the stage ends, and every `push_every_s` in long stages; a stage that a signal ended leaves that to the next one.
 A stage that starts again after a kill, with the same parameters, data and code, continues its unfinished record, and a
-step that is logged twice counts once. The configuration is kept beside the records, once for all that share it. MLflow
-is imported when something is pushed and nowhere else: the import takes 1.5 s.
+step that is logged twice holds its last value. The configuration is kept beside the records, once for all of them.
 """
 
 import json
@@ -33,37 +30,22 @@ class Tracking:
 
     `stage`, `wildcards`, `cycle` and `code` belong to the job; the other fields are the same for the whole workflow and
     arrive through $VIARL_RUNTIME, because they are no part of a job's identity.
-
-    Args:
-        record: the local record file (JSON lines), by default `<root>/tracking/<stage>/<wildcards>.jsonl`; without a
-            stage there is no record and nothing is tracked.
-        root: results root; the default MLflow store and its artifacts lie below it.
-        uri: MLflow tracking URI; None is `sqlite:///<root>/mlflow.db`.
-        experiment: begins the name of the MLflow experiment; the results root ends it, so that no two roots mix.
-        stage: rule name; `wildcards`: the job's wildcards; `cycle`: its cycle, if it has one.
-        run: ablation and training seed it belongs to (viarl.config.runs), "" for the main run.
-        config: fingerprint of the whole configuration; `code`: fingerprint of the stage's code.
-        configuration: the whole configuration, ablations with their hypotheses included; kept under its fingerprint.
-        tags: further tags of every run, such as those of `git_tags`.
-        push_every_s: seconds between pushes of a stage that is still running.
-        defer_below_s: a stage that took fewer seconds leaves its push to a later one. For a workflow that runs
-            `sync_mlflow` when it ends: starting MLflow would take longer than such a stage.
     """
 
-    record: Path | None = None
-    root: Path = Path("results")
-    uri: str | None = None
-    experiment: str = "viarl"
-    stage: str = ""
+    record: Path | None = None  # JSON lines, by default <root>/tracking/<stage>/<wildcards>.jsonl; none without a stage
+    root: Path = Path("results")  # results root; the default MLflow store and its artifacts lie below it
+    uri: str | None = None  # of MLflow; None is sqlite:///<root>/mlflow.db
+    experiment: str = "viarl"  # begins the name of the MLflow experiment, which the results root ends
+    stage: str = ""  # rule name
     wildcards: dict[str, str] = field(default_factory=dict)
-    run: str = ""
+    run: str = ""  # ablation and training seed it belongs to (viarl.config.runs), "" for the main run
     cycle: int | None = None
-    config: str = ""
-    configuration: dict[str, Any] = field(default_factory=dict)
-    code: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
-    push_every_s: float = 120.0
-    defer_below_s: float = 0.0
+    config: str = ""  # fingerprint of the whole configuration
+    configuration: dict[str, Any] = field(default_factory=dict)  # ablations included; kept under its fingerprint
+    code: str = ""  # fingerprint of the stage's code
+    tags: dict[str, str] = field(default_factory=dict)  # further tags of every run
+    push_every_s: float = 120.0  # between pushes of a stage that is still running
+    defer_below_s: float = 0.0  # a shorter stage leaves its push to a later one: starting MLflow would take longer
 
     def __post_init__(self) -> None:
         if self.record is None and self.stage:
@@ -77,28 +59,22 @@ class Tracking:
         return self.uri or f"sqlite:///{self.root.resolve() / 'mlflow.db'}"
 
 
+Mirror = Callable[[Tracking, bool], None]  # pushes the stage's record, and with True the others that wait
+
+
 @dataclass
 class Record:
-    """A record read back: what one run of a stage logged.
+    """A record read back: what one run of a stage logged. Times are in s, paths count from the results root."""
 
-    Attributes:
-        header: the first line (id, stage, wildcards, run, cycle, config, code, tags, params, time in s).
-        metrics: {key: {step: (value, time in s)}}; a step that was logged twice holds its last value.
-        artifacts: (file, folder within the run) in order, each file once; paths count from the results root.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        seconds: from start to end, pauses between a kill and its resumption left out.
-        size: bytes up to the end of the last whole line.
-    """
-
-    header: dict[str, Any]
+    header: dict[str, Any]  # the first line (id, stage, wildcards, run, cycle, config, code, tags, params, time)
     params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
-    artifacts: dict[str, str] = field(default_factory=dict)
-    status: str = "RUNNING"
+    metrics: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)  # {key: {step: (value, time)}}
+    artifacts: dict[str, str] = field(default_factory=dict)  # {file: folder within the run}, in order
+    status: str = "RUNNING"  # or FINISHED, FAILED, KILLED
     end: float = 0.0
-    seconds: float = 0.0
-    size: int = 0
+    seconds: float = 0.0  # from start to end, pauses between a kill and its resumption left out
+    size: int = 0  # bytes up to the end of the last whole line
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """Return the (step, value) points of one metric, by step."""
@@ -144,14 +120,8 @@ def read_record(path: Path) -> Record:
 class Run:
     """One stage's run: a context manager that appends to the record and pushes it when the stage ends."""
 
-    def __init__(
-        self,
-        settings: Tracking,
-        params: Mapping[str, Any],
-        data: Mapping[str, Files],
-        mirror: Callable[[Tracking, bool], None],
-    ) -> None:
-        self.settings, self.data, self.mirror = settings, data, mirror
+    def __init__(self, settings: Tracking, params: Mapping[str, Any], data: Mapping[str, Files], push: Mirror) -> None:
+        self.settings, self.data, self.mirror = settings, data, push
         self.params = flatten(params, leave_out=(Tracking,))
         self.began = self.pushed = time.monotonic()
         self.pause = settings.push_every_s
@@ -227,8 +197,7 @@ class Run:
             return False
         same = all(old.header[name] == getattr(self.settings, name) for name in ("stage", "wildcards", "run", "code"))
         if same and old.status != "FINISHED" and old.header["params"] == json.loads(json.dumps(self.params)):
-            with path.open("r+b") as handle:
-                handle.truncate(old.size)  # cut a torn last line
+            os.truncate(path, old.size)  # cut a torn last line
             return True
         killed = old.status == "RUNNING"
         if killed:  # and not continued: MLflow must not show it as running for ever

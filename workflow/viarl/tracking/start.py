@@ -1,10 +1,4 @@
-"""The start of a tracked run: its record, with MLflow as the mirror.
-
-with start_run(settings.tracking, params={"steps": 60}, data={"items": settings.items}) as run:
-    run.log_metrics({"reward/total": 3.1}, step=1)
-    run.log_artifact(settings.output)
-    run.set_tag("resumed_from", "step 40")
-"""
+"""The start of a tracked run: its record, with MLflow as the mirror."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +9,7 @@ from viarl.tracking.record import Files, Run, Tracking
 def start_run(
     settings: Tracking, params: Mapping[str, Any] | None = None, data: Mapping[str, Files] | None = None
 ) -> Run:
-    """Return the run of a stage, to be used in a `with` statement.
-
-    `params` may be nested; `data` names input files of moderate size, of which the hashes become parameters.
-    """
+    """Return the run of a stage for `with`; `params` may be nested, hashes of the `data` files become parameters."""
     return Run(settings, params or {}, data or {}, _mirror)
 
 

@@ -1,8 +1,8 @@
 """What a benchmark is to the evaluation: how other harnesses word its questions, and the figures that it is known by.
 
 To add one: a module here that holds a `BENCHMARK`, named in the set's line of viarl.datasets.hub.sets. A set without
-one is asked in the protocol's generic form and reported by accuracy, as every set is: over all questions, by task and
-by group. Nothing heavy is imported here, so that other statistics make no evaluation stale.
+one is asked in the protocol's generic form and reported by accuracy alone. Nothing heavy is imported here, so that
+other statistics make no evaluation stale.
 """
 
 import importlib
@@ -26,17 +26,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Headline:
-    """A mean over questions (micro), or the mean of the means of groups (macro).
+    """A mean over questions (micro), or the mean of the means of groups (macro)."""
 
-    Args:
-        over: the kind of group whose means are averaged; "" for the mean over questions.
-        only: labels "kind=value" of which a question must have one; empty for all questions.
-        column: of the rows, that is averaged; questions without a value are left out.
-    """
-
-    over: str = ""
-    only: tuple[str, ...] = ()
-    column: str = "correct"
+    over: str = ""  # the kind of group whose means are averaged; "" for the mean over questions
+    only: tuple[str, ...] = ()  # labels "kind=value" of which a question must have one; empty for all questions
+    column: str = "correct"  # of the rows, that is averaged; questions without a value are left out
 
 
 MICRO = Headline()

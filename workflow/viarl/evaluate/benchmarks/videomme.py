@@ -12,7 +12,7 @@ BENCHMARK = Benchmark(
             f"{_SELECT}\n{{question}}\n{{options}}\n\n{DIRECTLY}",
             subtitled=f"This video's subtitles are listed below: \n{{spoken}}\n{_SELECT}\n"
             "{question}\n{options}\nThe best answer is:",
-        ),
+        )
     },
     headlines={"overall": Headline(over="duration"), "micro": MICRO},
 )
