@@ -28,8 +28,7 @@ def check_commands(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "presets",
-    [(), ("presets/smoke.yaml",), ("presets/paper.yaml",), ("presets/paper.yaml", "presets/paper_256.yaml")],
+    "presets", [(), ("presets/smoke.yaml",), ("presets/paper.yaml",), ("presets/paper.yaml", "presets/paper_256.yaml")]
 )
 def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """All rules of the default and of the presets."""

@@ -129,10 +129,7 @@ class Graph:
     """
 
     def __init__(
-        self,
-        config: Config,
-        patterns: Mapping[str, str],
-        maker: Callable[[Config, str, Wildcards], str],
+        self, config: Config, patterns: Mapping[str, str], maker: Callable[[Config, str, Wildcards], str]
     ) -> None:
         self.main, self.patterns, self.maker = config, patterns, maker
         self.settings: dict[str, Callable[[Config, Wildcards], Mapping[str, Any]]] = {}
