@@ -63,10 +63,8 @@ def watches(module: str) -> bool:
 def source_file(module: str, root: Path = ROOT) -> Path | None:
     """Return the file of a first-party module or package, None where there is none."""
     path = root.joinpath(*module.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @functools.cache
