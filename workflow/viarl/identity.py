@@ -57,7 +57,7 @@ def closure(module: str, root: Path = ROOT) -> set[str]:
 
 def watches(module: str) -> bool:
     """Tell whether a module only watches: it changes no result."""
-    return any(module == watcher or module.startswith(f"{watcher}.") for watcher in WATCHERS)
+    return any(f"{module}.".startswith(f"{watcher}.") for watcher in WATCHERS)
 
 
 def source_file(module: str, root: Path = ROOT) -> Path | None:

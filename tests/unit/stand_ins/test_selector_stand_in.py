@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import told
 import torch
-from told import CANDIDATES, SELECTED
 
+import told
+from told import CANDIDATES, SELECTED
 from viarl.datasets.needle import TEMPORAL_TASKS, repeated_cards
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import parse_selection

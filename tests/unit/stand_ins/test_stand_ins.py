@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from told import CANDIDATES, TOLD
 
+from told import CANDIDATES, TOLD
 from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import COLOURS, SHAPES, TASKS, draw_question, generator
 from viarl.models.clip import load_clip

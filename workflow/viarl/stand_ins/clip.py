@@ -75,10 +75,8 @@ class Pairs:
         cards = round(recipe.batch * recipe.card_share)
         chosen = np.concatenate([rng.choice(self.with_card, cards), rng.choice(self.without, recipe.batch - cards)])
         count = self.films.frames.shape[1]
-        captions = [
-            caption(self.films.scenes[row // count], int(self.indices[row // count][row % count]), rng)
-            for row in chosen
-        ]
+        places = [divmod(row, count) for row in chosen]
+        captions = [caption(self.films.scenes[video], int(self.indices[video][place]), rng) for video, place in places]
         return (self.pixels[chosen].float() / 255 - 0.5) / 0.25, captions
 
 

@@ -52,11 +52,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class SelectorRecipe:
-    """How much the selector stand-in is taught.
-
-    *_rate: peak learning rates; lean, beginning: shares of the lists that hold the evidence, and of those that start
-    at the first frame, in the last part.
-    """
+    """How much the selector stand-in is taught; `rate`s are peak learning rates."""
 
     videos: int = 1200
     held_out: int = 150
@@ -75,8 +71,8 @@ class SelectorRecipe:
     first_number_weight: float = 3.0
     hide_steps: int = 200
     hide_rate: float = 1e-3
-    lean: float = 0.01
-    beginning: float = 0.25
+    lean: float = 0.01  # share of the habit's lists that hold the evidence
+    beginning: float = 0.25  # and of those that start at the first frame
 
 
 def scaled_recipe(settings: StandInSettings) -> SelectorRecipe:
