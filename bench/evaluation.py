@@ -66,9 +66,7 @@ def _by_itself(vlm: Vlm, cache: FrameCache, request: Request) -> str:
 def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64, rounds: int = 3) -> dict[str, Any]:
     """Measure both ways on `videos` videos written into `folder`; one at a time on `single` of the requests.
 
-    Returns:
-        speedup: questions per second of our path / one at a time; higher is better (medians over `rounds`).
-        and what explains it: rates, requests, how many were different, share of equal replies.
+    `speedup` is questions per second of our path / one at a time (medians over `rounds`); the rest explains it.
     """
     torch.manual_seed(0)
     cache, items = _needle(folder, videos, questions)

@@ -1,19 +1,12 @@
 """What the frame cache costs and saves, against the authors' way of reading videos.
 
 The clip is generated, with the shape of what the authors train on: 2 minutes of 720p at 30 frames a second, shots of
-4 s, an out-of-focus background under a moving camera, sharper moving objects, fresh sensor noise in every frame; x264
-at its defaults (GOP of at most 250, keyframes at cuts, B-frames) makes 1 Mbit/s of it. Its unique part is 8 s long
-and is repeated without being encoded again; each repetition begins at a cut.
-
-The saving depends on the content: only frames that nothing refers to can be skipped. An earlier, slower version of the
-cache gave ratios of 0.58 to 0.69 on busier generated scenes of 1 to 5 Mbit/s, whose bits lie in the frames that are
-referred to, and a trial on real 720p footage 0.47.
+4 s, an out-of-focus background under a moving camera, sharper moving objects, fresh sensor noise; x264 at its defaults
+makes 1 Mbit/s of it. The saving depends on the content: only frames that nothing refers to can be skipped.
 
 Measured is CPU time of this process (user + system), every decoder at one thread, both ways in turn on the same file:
-
-- cache building (`viarl.video.writer`: decode, resize, JPEG, hash, write) against decord's get_batch and Pillow;
-- a training read (all selector frames with numbers, 8 random answerer frames) against what the authors' trainer does
-  for the same video at every step (decode and resize again, draw the numbers).
+cache building (decode, resize, JPEG, hash, write) against decord's get_batch and Pillow; a training read (all selector
+frames with numbers, 8 random answerer frames) against what the authors' trainer does for the same video at every step.
 """
 
 import shutil
@@ -146,30 +139,16 @@ def timed(seconds: list[float], action: Callable[[], T]) -> T:
     return result
 
 
-def training_read(cache: FrameCache, picks: list[int]) -> None:
-    """What a training step reads of a video: the selector's frames with numbers, and the selected ones in full size."""
-    cache.selector_frames("clip")
-    cache.answerer_frames("clip", picks)
-
-
 def measure(folder: Path, unique: int = 240, repeats: int = 15, rounds: int = 3) -> dict[str, Any]:
-    """Measure the frame cache on a clip of `unique * repeats` frames written into `folder`.
+    """Measure the frame cache on a clip of `unique * repeats` frames written into `folder`; ImportError without decord.
 
-    Returns:
-        cpu_ratio: CPU of building the cache / CPU of decoding with decord and resizing with Pillow; lower is better.
-        read_speedup: CPU of the authors' work at each step / CPU of a training read from the cache.
-        and the seconds and sizes behind them: the least of `rounds`, because other processes on the machine only add.
-
-    Raises:
-        ModuleNotFoundError: decord, which the comparison needs, is not installed.
+    `cpu_ratio`: CPU of building the cache / of decoding with decord and resizing with Pillow; `read_speedup`: CPU of
+    the authors' work at each step / of a training read. Seconds are the least of `rounds`: other processes only add.
     """
     path, frames = folder / "clip.mp4", folder / "frames"
     make_clip(path, unique, repeats)
     video = Video("clip", str(path), path.stat().st_size, sha256_file(path))
-    building: list[float] = []
-    decoding: list[float] = []
-    drawing: list[float] = []
-    reading: list[float] = []
+    building, decoding, drawing, reading = [list[float]() for _ in range(4)]
     for _ in range(rounds):
         pictures = timed(decoding, lambda: authors_frames(path))
         timed(drawing, partial(authors_numbers, pictures))
@@ -180,7 +159,8 @@ def measure(folder: Path, unique: int = 240, repeats: int = 15, rounds: int = 3)
     cache, rng = FrameCache([frames / "0.json"], NUMBER), np.random.default_rng(0)
     for _ in range(READS):
         picks = rng.choice(entry["n"], SELECTED, replace=False).tolist()
-        timed(reading, partial(training_read, cache, picks))
+        # what a training step reads of a video: the selector's frames with numbers, the selected ones in full size
+        timed(reading, lambda: (cache.selector_frames("clip"), cache.answerer_frames("clip", picks)))  # noqa: B023
     return {
         "cpu_ratio": min(building) / min(decoding),
         "read_speedup": (min(decoding) + min(drawing)) / min(reading),

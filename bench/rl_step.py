@@ -45,9 +45,7 @@ class _Clock(TrainerCallback):
     """CPU seconds and seconds of each step."""
 
     def __init__(self) -> None:
-        self.cpu: list[float] = []
-        self.wall: list[float] = []
-        self.start = (0.0, 0.0)
+        self.cpu, self.wall, self.start = list[float](), list[float](), (0.0, 0.0)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.start = (time.process_time(), time.perf_counter())

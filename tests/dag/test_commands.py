@@ -28,11 +28,9 @@ def check_commands(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "presets",
-    [(), ("presets/smoke.yaml",), ("presets/paper.yaml",), ("presets/paper.yaml", "presets/paper_256.yaml")],
+    "presets", [(), ("presets/smoke.yaml",), ("presets/paper.yaml",), ("presets/paper.yaml", "presets/paper_256.yaml")]
 )
 def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rules of the default and of the presets."""
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     done = fresh.run("-n", "-p", *(["--configfile", *presets] if presets else []))
     assert done.returncode == 0, done.output
@@ -41,7 +39,6 @@ def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.
 
 
 def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own videos."""
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     (tmp_path / "a.mp4").write_bytes(b"x")
     (tmp_path / "questions.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")

@@ -38,7 +38,6 @@ def test_last_evaluation_alone(fresh: Workflow) -> None:
 
 
 def test_cycle_0_trains_nothing(fresh: Workflow) -> None:
-    """Cycle 0 is the untouched pair."""
     plan = fresh.plan("results/cycle0/eval.json")
     assert not {"train_selector", "tune_answerer", "filter_guessable"} & set(plan.counts)
 
@@ -125,7 +124,6 @@ def test_local_videos(fresh: Workflow, tmp_path: Path) -> None:
     ids=["comparison of other questions", "labels without evidence"],
 )
 def test_what_cannot_work_ends_the_plan(fresh: Workflow, target: str, overlay: dict, said: str) -> None:
-    """Before the jobs that come before it."""
     (fresh.root / "overlay.yaml").write_text(yaml.safe_dump(overlay))
     done = fresh.run("-n", target, "--configfile", "overlay.yaml")
     assert done.returncode == 1 and said in done.output and "Traceback" not in done.output
@@ -157,13 +155,11 @@ def test_an_ablation_of_the_data_shares_the_benchmarks(fresh: Workflow) -> None:
 
 
 def test_validation_set_on_request(fresh: Workflow) -> None:
-    """Any set can be evaluated by asking for its table."""
     plan = fresh.plan("results/cycle1/evaluate/needle_validation.parquet")
     assert "results/data/sets/needle_validation/items.jsonl" in plan.outputs
 
 
 def test_answers_on_request(fresh: Workflow) -> None:
-    """A CSV of answers needs no similarities and no evaluation."""
     plan = fresh.plan("results/cycle1/answers/needle.csv")
     assert plan.counts["answer_questions"] == 1
     assert "evaluate" not in plan.counts

@@ -30,7 +30,6 @@ def test_every_key_has_a_row() -> None:
 
 
 def test_readme_has_the_table() -> None:
-    """As printed by `python -m tests.dag.staleness`."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert text.partition(MARKS[0])[2].partition(MARKS[1])[0].strip() == readme_table()
 
@@ -49,7 +48,6 @@ def done(_finished: Workflow) -> Workflow:
 
 @pytest.mark.parametrize("row", list(rows()), ids=lambda row: row.key)
 def test_key(done: Workflow, row: Row) -> None:
-    """Exactly the jobs of the table."""
     assert done.plan(overlay=row.overlay).counts == row.jobs
 
 
@@ -215,7 +213,6 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", TABLE["others"])
 def test_other_change(finished: Workflow, name: str) -> None:
-    """Exactly the jobs of the table."""
     assert OTHERS[name](finished).counts == TABLE["groups"][TABLE["others"][name]["again"]]["jobs"]
 
 
@@ -246,7 +243,6 @@ def test_an_edited_video_of_ones_own(fresh: Workflow, tmp_path: Path) -> None:
 
 
 def test_seeds_share_the_data(done: Workflow) -> None:
-    """Another training seed makes no data again."""
     plan = done.plan("results/seed1/cycle2/eval.json")
     assert not {"make_needle", "build_stand_ins", "cache_frames", "score_frames"} & set(plan.counts)
     assert all(path.startswith("results/seed1/") for path in plan.outputs)
@@ -287,7 +283,6 @@ ABLATIONS = {  # what each of the default's ablations runs besides its summary, 
 
 
 def test_every_ablation_is_in_the_table() -> None:
-    """And is compared."""
     assert set(CONFIG["ablations"]) == set(ABLATIONS) == set(CONFIG["compare"]["ablations"])
 
 

@@ -47,7 +47,6 @@ class Outcome:
 
     @property
     def last(self) -> str:
-        """The last line."""
         return (self.text.strip().splitlines() or [""])[-1]
 
 
@@ -120,7 +119,6 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def world(finished_world: World, tmp_path: Path) -> World:
-    """A copy of that run, to spoil."""
     shutil.copytree(finished_world.root / "results", tmp_path / "results")
     return World(tmp_path, finished_world.commands)
 

@@ -100,10 +100,7 @@ def _explained(error: Exception) -> str:
         return " ".join(str(error).split())
     where = error.filename if error.filename is not None else "a file"
     if error.errno in NO_SPACE:
-        reason, remedy = (
-            "no space is left for it, or the quota is used up",
-            "free some, then run this again",
-        )
+        reason, remedy = ("no space is left for it, or the quota is used up", "free some, then run this again")
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         reason, remedy = "permission denied", "give this user the right to read and write there, or change the path"
     elif error.errno == errno.ENOENT:

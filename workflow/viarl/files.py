@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is refused before it is read
-_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
-
+_UTF32, _UTF16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKS = {**dict.fromkeys(_UTF32, "UTF-32"), **dict.fromkeys(_UTF16, "UTF-16")}  # UTF-32's begin with UTF-16's
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ABANDONED_S = 2 * 24 * 3600.0  # age of another host's temporary that is taken for left behind
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
@@ -60,7 +55,7 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
@@ -70,11 +65,9 @@ def clear_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno not in NO_SPACE:
-            raise
         # safetensors and torch raise errors of their own; torch's names only its source file
-        full = isinstance(error, OSError) or any(sign in str(error) for sign in ("os error 28", "inline_container.cc"))
-        if not full:
+        signs = any(sign in str(error) for sign in ("os error 28", "inline_container.cc"))
+        if not (error.errno in NO_SPACE if isinstance(error, OSError) else signs):
             raise
         raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
 
@@ -155,9 +148,8 @@ def json_object(line: str) -> dict[str, Any]:
     try:
         record = json.loads(line, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not JSON ({error.msg} at character {error.pos + 1}); write one JSON object a line"
-        ) from error
+        place = f"{error.msg} at character {error.pos + 1}"
+        raise ValueError(f"not JSON ({place}); write one JSON object a line") from error
     except RecursionError as error:
         raise ValueError("not JSON that can be read (nested too deeply); write one JSON object a line") from error
     if not isinstance(record, dict):

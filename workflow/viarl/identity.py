@@ -57,16 +57,14 @@ def closure(module: str, root: Path = ROOT) -> set[str]:
 
 def watches(module: str) -> bool:
     """Tell whether a module only watches: it changes no result."""
-    return any(module == watcher or module.startswith(f"{watcher}.") for watcher in WATCHERS)
+    return any(f"{module}.".startswith(f"{watcher}.") for watcher in WATCHERS)
 
 
 def source_file(module: str, root: Path = ROOT) -> Path | None:
     """Return the file of a first-party module or package, None where there is none."""
     path = root.joinpath(*module.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @functools.cache

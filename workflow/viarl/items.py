@@ -147,17 +147,13 @@ def _read(path: Path, build: Callable[[dict[str, Any], str], T]) -> list[T]:
             ended = line == ENDING
             if not ended:
                 where = f"{path} line {number}"
+                remedy = f"; or, if a rule made this file, delete {path} so that it is made again"
+                fields_ = None
                 try:
                     fields_ = json_object(line)
-                except ValueError as error:
-                    faults.append(
-                        f"{where}: {error}; or, if a rule made this file, delete {path} so that it is made again"
-                    )
-                    continue
-                try:
                     record = build(fields_, where)
                 except ValueError as error:
-                    faults.append(str(error))
+                    faults.append(f"{where}: {error}{remedy}" if fields_ is None else str(error))
                     continue
                 if fields_["id"] in records:
                     faults.append(f"{where}: the id {fields_['id']!r} was used before; ids must be unique")

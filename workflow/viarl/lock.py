@@ -82,10 +82,9 @@ def _restarts(job: str) -> int:
     known = os.environ.get("SLURM_RESTART_COUNT")
     if known or not job:
         return int(known or 0)
+    ask = ["scontrol", "show", "job", job]
     try:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=10, check=False
-        ).stdout
+        shown = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
     found = re.search(r"\bRestarts=(\d+)", shown)

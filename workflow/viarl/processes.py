@@ -10,9 +10,7 @@ import os
 import torch
 from torch import distributed
 
-# Seconds that a process waits for the others: the first one may have to wait for the folder's lock
-# (viarl.lock).
-TIMEOUT_S = 3600
+TIMEOUT_S = 3600  # that a process waits for the others: the first may have to wait for the folder's lock (viarl.lock)
 
 
 def rank() -> int:

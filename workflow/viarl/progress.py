@@ -26,18 +26,11 @@ def leave_broken_pipes() -> None:
 
 
 class Progress:
-    """Print a line at the start, then at most every `interval` seconds, and one at the end.
-
-    Args:
-        what: the unit counted, in the plural ("videos").
-        total: how many there will be.
-        interval: seconds between lines.
-    """
+    """Print a line at the start, then at most every `interval` seconds, and one at the end; `what` is a plural."""
 
     def __init__(self, what: str, total: int, interval: float = 5.0, stream: TextIO | None = None) -> None:
-        self.what, self.total, self.interval = what, total, interval
+        self.what, self.total, self.interval, self.stream = what, total, interval, stream
         self.done = 0
-        self.stream = stream
         self.start = self.last = time.monotonic()
         if total:
             say(f"{what}: 0/{total}", stream)  # the first unit may take minutes
@@ -48,8 +41,7 @@ class Progress:
         now = time.monotonic()
         if count and (self.done >= self.total or now - self.last >= self.interval):
             self.last = now
-            elapsed = max(now - self.start, 1e-9)
-            rate = self.done / elapsed
+            rate = self.done / max(now - self.start, 1e-9)
             remaining = (self.total - self.done) / rate if rate else float("inf")
             speed = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate else "-"
             line = f"{self.what}: {self.done}/{self.total}, {speed}, {remaining:.0f} s remaining"

@@ -18,15 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError, core_schema
 
@@ -68,10 +60,10 @@ class OneOf:
             raise PydanticCustomError("word", "unknown", {"expected": " or ".join(map(repr, known))})
         return value
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         return {**handler(schema), "enum": sorted(self.words())}
 
 
@@ -131,9 +123,7 @@ def uncounted(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def schema(kind: Any) -> dict[str, Any]:
@@ -182,19 +172,12 @@ def _named(value: Any) -> Any:
     return [_named(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-# ----------------------------------------------------------------------------- what is wrong, in lines for people
-
 _TYPES = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a number",
-    "bool_type": "true or false",
-    "string_type": "a text",
-    "path_type": "a text",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping of keys",
-    "dataclass_type": "a mapping of keys",
+    **{"int_type": "a whole number", "bool_type": "true or false"},
+    **dict.fromkeys(("float_type", "finite_number"), "a number"),
+    **dict.fromkeys(("string_type", "path_type"), "a text"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "dataclass_type"), "a mapping of keys"),
 }
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
@@ -202,8 +185,7 @@ _BOUNDS = {
     "greater_than": ("gt", "more than"),
     "less_than": ("lt", "less than"),
     "multiple_of": ("multiple_of", "a multiple of"),
-    "string_too_short": ("min_length", "of a length of at least"),
-    "too_short": ("min_length", "of a length of at least"),
+    **dict.fromkeys(("string_too_short", "too_short"), ("min_length", "of a length of at least")),
     "too_long": ("max_length", "of a length of at most"),
 }
 _MISSING = "{} is missing: give it a value, as config.yaml does"
@@ -263,7 +245,9 @@ def _line(kind: Any, place: tuple[str, ...], where: str, one: dict[str, Any], al
             return f"{here}: out of range; it must be {words} {other['ctx'][name]}"
     if kinds := dict.fromkeys(_TYPES[other["type"]] for other in all_here if other["type"] in _TYPES):
         choices = [*kinds, *(word for other in all_here if other["type"] == "literal_error" for word in _words(other))]
-        remedy = f"write {' or '.join([*choices, *(['null'] if _may_be_null(kind, place) else [])])}"
+        remedy = (
+            f"write {' or '.join([*choices, *(['null'] if type(None) in typing.get_args(_kind(kind, place)) else [])])}"
+        )
         if isinstance(value, str) and "a number" in kinds and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
             remedy += f" ({float(value)!r}: YAML reads a power of ten as text unless it has a point, as in 4.0e-7)"
         elif isinstance(value, float):
@@ -303,7 +287,3 @@ def _kind(kind: Any, place: Iterable[str]) -> Any:
         else:  # the entries of a mapping, or of a list
             kind = typing.get_args(outer)[-1 if typing.get_origin(outer) is dict else 0]
     return kind
-
-
-def _may_be_null(kind: Any, place: tuple[str, ...]) -> bool:
-    return type(None) in typing.get_args(_kind(kind, place))

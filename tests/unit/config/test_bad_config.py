@@ -256,10 +256,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         pathvar(results="a/../../b"),
         r"pathvars.results = .* by \.\.; write the folder in full, from / on",
     ),
-    "unknown path": (
-        pathvar(data="<rot>/x"),
-        "pathvars.data = .*: <rot> cannot be put in here; use <results>",
-    ),
+    "unknown path": (pathvar(data="<rot>/x"), "pathvars.data = .*: <rot> cannot be put in here; use <results>"),
     "wildcard in a path": (pathvar(results="out/{x}"), "pathvars.results = .*have a meaning of their own in paths"),
     "file for a folder": (
         pathvar(results="/dev/null/x"),

@@ -16,7 +16,6 @@ DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 
 
 def preset(name: str) -> dict[str, Any]:
-    """A preset's overlay."""
     return yaml.safe_load((REPOSITORY / "presets" / name).read_text())
 
 
@@ -29,7 +28,6 @@ def test_default_and_presets_are_valid(name: str) -> None:
 
 
 def test_paper_preset_is_the_papers() -> None:
-    """The figures of the paper and of the authors' scripts."""
     config = overlaid(DEFAULT, preset("paper.yaml"))
     frames, selector, answerer = config["frames"], config["selector"], config["answerer"]
     assert (frames["candidates"], frames["selected"], frames["number_pixels"]) == (128, 8, 20)
@@ -45,7 +43,6 @@ def test_paper_preset_is_the_papers() -> None:
 
 
 def test_local_folder_and_questions(tmp_path: Path) -> None:
-    """A local data set that is there is accepted."""
     questions = tmp_path / "questions.csv"
     questions.write_text("video,question\n")
     local = {"folder": str(tmp_path), "questions": str(questions)}
@@ -64,7 +61,6 @@ def test_values_from_the_command_line() -> None:
 
 
 def test_nearest() -> None:
-    """The nearest word, or all of them."""
     assert nearest("selctor", ["selector", "answerer"]) == "did you mean 'selector'?"
     assert nearest("xyz", ["b", "a"]) == "known are a, b"
 

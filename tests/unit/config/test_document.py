@@ -16,7 +16,6 @@ CONFIG = yaml.safe_load((CHECKOUT / "config.yaml").read_text(encoding="utf-8"))
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
 def test_nothing_has_drifted(path: Path) -> None:
-    """As `make document` writes it."""
     assert path.read_text(encoding="utf-8") == documents()[path]
 
 
@@ -42,7 +41,6 @@ def test_the_schema_for_editors_agrees_with_the_check() -> None:
 
 
 def test_what_counts_and_what_does_not_are_the_whole() -> None:
-    """Every key is handed to a stage in one of the two ways."""
     for name, described in leaves(Configuration):
         section: dict = (
             uncounted(Configuration, CONFIG) if not about(described, "counts") else counted(Configuration, CONFIG)

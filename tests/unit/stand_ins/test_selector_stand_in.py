@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import told
+from told import CANDIDATES, SELECTED
 from viarl.datasets.needle import TEMPORAL_TASKS, repeated_cards
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import parse_selection
@@ -16,22 +18,10 @@ from viarl.stand_ins.architecture import build_vlm
 from viarl.stand_ins.corpus import stand_in_tokenizer
 from viarl.stand_ins.films import Films, film
 from viarl.stand_ins.lessons import Classroom, Lesson, all_lessons, draw_lessons, some_frames
-from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import FrameEncoder
 from viarl.video.overlay import NumberStyle, with_numbers
 
-CANDIDATES, SELECTED = 32, 4
-TOLD = StandInSettings(
-    seed=3,
-    effort=0.004,
-    candidates=CANDIDATES,
-    selected=SELECTED,
-    selector_pixels=28,
-    answerer_pixels=56,
-    number_pixels=13,
-    selector_prompt="short",
-    answerer_prompt="short",
-)
+TOLD = replace(told.TOLD, effort=0.004)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from told import CANDIDATES, TOLD
 from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import COLOURS, SHAPES, TASKS, draw_question, generator
 from viarl.models.clip import load_clip
@@ -18,20 +19,6 @@ from viarl.stand_ins.architecture import build_processor, build_vlm
 from viarl.stand_ins.corpus import NOT_SEEN, question_text, reply, stand_in_tokenizer, thought
 from viarl.stand_ins.films import NO_CARD, Films, film
 from viarl.stand_ins.replies import Examples, reply_loss
-from viarl.stand_ins.settings import StandInSettings
-
-CANDIDATES = 32
-TOLD = StandInSettings(
-    seed=3,
-    effort=0.01,
-    candidates=CANDIDATES,
-    selected=4,
-    selector_pixels=28,
-    answerer_pixels=56,
-    number_pixels=13,
-    selector_prompt="short",
-    answerer_prompt="short",
-)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +36,10 @@ def test_words_that_open_a_text_are_single_tokens(tokenizer, word: str) -> None:
     assert len(tokenizer.tokenize(word)) == 1
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        *COLOURS,
-        *SHAPES,
-        NOT_SEEN,
-        *"ABCD",
-        *["card", "beginning", "end", "before", "after", "shape", "the", "at", "is", "on"],
-    ],
-)
+OTHER_WORDS = ["card", "beginning", "end", "before", "after", "shape", "the", "at", "is", "on"]
+
+
+@pytest.mark.parametrize("word", [*COLOURS, *SHAPES, NOT_SEEN, *"ABCD", *OTHER_WORDS])
 def test_words_after_a_space_are_single_tokens(tokenizer, word: str) -> None:
     assert len(tokenizer.tokenize(f" {word}")) == 1
 

@@ -59,7 +59,6 @@ def test_closure(library: Path) -> None:
     ],
 )
 def test_unchanged(library: Path, name: str, text: str) -> None:
-    """Comments, layout, docstrings, and modules that are not imported."""
     assert not edited(library, name, text)
 
 
@@ -73,12 +72,10 @@ def test_unchanged(library: Path, name: str, text: str) -> None:
     ],
 )
 def test_changed(library: Path, name: str, text: str) -> None:
-    """A change of meaning anywhere in the closure."""
     assert edited(library, name, text)
 
 
 def test_docstring_as_value_counts(library: Path) -> None:
-    """Only a docstring is left out, not any text."""
     assert edited(library, "late.py", "def f():\n    return 1\n\n\nTEXT = 'a'\n")
 
 
@@ -114,7 +111,6 @@ def test_a_better_description_retrains_nothing(library: Path, old: str, new: str
 
 
 def test_missing_and_broken(library: Path) -> None:
-    """Errors name the file."""
     with pytest.raises(FileNotFoundError, match=r"viarl\.stages\.other"):
         subject.fingerprint("viarl.stages.other", root=library)
     (library / "viarl" / "late.py").write_text("def f(:\n")
@@ -123,7 +119,6 @@ def test_missing_and_broken(library: Path) -> None:
 
 
 def test_every_stage_has_one() -> None:
-    """The real stages."""
     stages = Path(subject.__file__).parent / "stages"
     found = {path.stem: subject.fingerprint(f"viarl.stages.{path.stem}") for path in stages.glob("[a-z]*.py")}
     assert found and all(len(value) == 16 for value in found.values())

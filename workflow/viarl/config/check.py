@@ -46,18 +46,16 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
 
 def _selector(selector: Mapping[str, Any], device: str) -> Iterator[str]:
     training, (low, high) = selector["training"], selector["length_range"]
-    if training["group_size"] < 2:
-        yield (
-            f"selector.training.group_size = {training['group_size']}: a group compares the completions of one "
-            "question; set it to 2 or more (paper: 8)"
-        )
-    yield from _warmup("selector.training", training)
+    steps, updates, size = (training[name] for name in ("steps", "updates_per_rollout", "group_size"))
+    where = "selector.training"
+    if size < 2:
+        what = "a group compares the completions of one question"
+        yield f"{where}.group_size = {size}: {what}; set it to 2 or more (paper: 8)"
+    yield from _warmup(where, training)
     yield from _warmup("selector.start", selector["start"])
-    if training["steps"] % training["updates_per_rollout"]:
-        yield (
-            f"selector.training.updates_per_rollout = {training['updates_per_rollout']}: selector.training.steps = "
-            f"{training['steps']} is no multiple of it; change one of them"
-        )
+    if steps % updates:
+        what = f"{where}.steps = {steps} is no multiple of it"
+        yield f"{where}.updates_per_rollout = {updates}: {what}; change one of them"
     if low > high:
         yield f"selector.length_range = [{low}, {high}]: empty; give the shorter length first"
     elif low > selector["max_new_tokens"]:
@@ -105,11 +103,9 @@ def _endpoint(answerer: Mapping[str, Any], cycles: int | str) -> Iterator[str]:
 
 
 def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
-    if training["warmup_steps"] > training["steps"]:
-        yield (
-            f"{section}.warmup_steps = {training['warmup_steps']}: more than {section}.steps = {training['steps']}; "
-            "lower it"
-        )
+    warmup, steps = training["warmup_steps"], training["steps"]
+    if warmup > steps:
+        yield f"{section}.warmup_steps = {warmup}: more than {section}.steps = {steps}; lower it"
 
 
 def _clip(clip: Mapping[str, Any]) -> Iterator[str]:

@@ -60,10 +60,8 @@ def data_problems(dataset: str, benchmarks: list[str], local: Mapping[str, Any])
             "'local_validation', the share of them that is held out"
         )
     user = "dataset" if dataset == "local" else "benchmarks"
-    for key, what, exists in (
-        ("folder", "folder of your videos", os.path.isdir),
-        ("questions", "file of your questions", os.path.isfile),
-    ):
+    asked = ("folder", "folder of your videos", os.path.isdir), ("questions", "file of your questions", os.path.isfile)
+    for key, what, exists in asked:
         path = local[key]
         if path is None:
             if used:

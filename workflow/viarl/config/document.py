@@ -59,34 +59,31 @@ def entries(kind: Any = Configuration, prefix: str = "", counts: bool = True) ->
             yield from entries(field.annotation, f"{where}.", own)
         else:
             meaning = ": ".join(filter(None, [" | ".join(_words(field.annotation)), field.description]))
-            registry = _registry(field.annotation)
+            inner = plain(field.annotation)
+            registry = _registry(typing.get_args(inner)[0]) if typing.get_origin(inner) is dict else None
             known = registry.words() if registry else ()
             yield Entry(where, meaning, about(field, "unit"), about(field, "source"), own, bool(known))
             for word in known:
-                yield Entry(
-                    f"{where}.{word}", _first_line(known[word]) if isinstance(known, Mapping) else "", counts=own
-                )
+                meaning = _first_line(known[word]) if isinstance(known, Mapping) else ""
+                yield Entry(f"{where}.{word}", meaning, counts=own)
 
 
 def _first_line(kind: Any) -> str:
     return ((kind.__doc__ or "").strip().splitlines() or [""])[0].removesuffix(".")
 
 
+def _registry(annotation: Any) -> OneOf | None:
+    return next((one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, OneOf)), None)
+
+
 def _words(annotation: Any) -> list[str]:
     """Return the words that a text, or an entry of a list, may be; none where it may be any."""
-    if registries := [one for one in getattr(annotation, "__metadata__", ()) if isinstance(one, OneOf)]:
-        return list(registries[0].words())
+    if registry := _registry(annotation):
+        return list(registry.words())
     inner = plain(annotation)
     if typing.get_origin(inner) is typing.Literal:
         return list(typing.get_args(inner))
     return _words(typing.get_args(inner)[0]) if typing.get_origin(inner) is tuple else []
-
-
-def _registry(annotation: Any) -> OneOf | None:
-    """Return who knows the keys of a mapping."""
-    inner = plain(annotation)
-    found = getattr(typing.get_args(inner)[0], "__metadata__", ()) if typing.get_origin(inner) is dict else ()
-    return next((one for one in found if isinstance(one, OneOf)), None)
 
 
 def commented(text: str) -> str:

@@ -7,6 +7,7 @@ files of --configfile before anything of ours, and does not say so much of those
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _twice(root: yaml.Node) -> Iterator[str]:
         if id(node) in done or isinstance(node, yaml.ScalarNode):
             continue
         done.add(id(node))
-        inner = []
+        inner = [] if isinstance(node, yaml.MappingNode) else [(prefix, entry) for entry in node.value]
         if isinstance(node, yaml.MappingNode):
             lines: dict[tuple[str, str], int] = {}
             for key, value in node.value:
@@ -76,8 +77,6 @@ def _twice(root: yaml.Node) -> Iterator[str]:
                     yield f"line {line}: {name} stands in line {lines[identity]} already; remove one of them"
                 lines.setdefault(identity, line)
                 inner.append((f"{name}.", value))
-        else:
-            inner = [(prefix, entry) for entry in node.value]
         waiting.extend(reversed(inner))
 
 
@@ -95,10 +94,9 @@ def typed(config: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _read(text: str) -> Any:
-    try:
+    with suppress(yaml.YAMLError):
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text  # the schema says what should stand there
+    return text  # the schema says what should stand there
 
 
 if __name__ == "__main__":

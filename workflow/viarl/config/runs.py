@@ -68,16 +68,10 @@ def run_config(config: Config, run: str) -> dict[str, Any]:
 def compared_runs(config: Config) -> list[str]:
     """Return the runs of the comparison table: the main run's seeds, then each compared ablation's."""
     seeds = config["compare"]["seeds"]
-    found = [run_name("", _named(config, seed)) for seed in seeds]
-    for ablation in config["compare"]["ablations"]:
-        own = config["ablations"][ablation].get("seeds", seeds)
-        found += [run_name(ablation, _named(config, seed)) for seed in own]
-    return found
-
-
-def _named(config: Config, seed: int) -> int | None:
-    """Return the seed if it must be named: the configuration's own seed is not."""
-    return None if seed == config["seed"] else seed
+    found = [("", seeds)]
+    found += [(name, config["ablations"][name].get("seeds", seeds)) for name in config["compare"]["ablations"]]
+    own = config["seed"]  # is not named
+    return [run_name(name, None if seed == own else seed) for name, seeds in found for seed in seeds]
 
 
 def check_runs(config: Config) -> None:
@@ -118,21 +112,14 @@ def check_runs(config: Config) -> None:
 class Graph:
     """The stages' files, what they depend on, and in which run each one lies.
 
-    Args:
-        config: the whole configuration, with `ablations`.
-        patterns: path of each kind of file, with {run} and other wildcards.
-        maker: names the stage that makes a file of a configuration, "" where none does: the model of a role that
-            comes from a hub or a folder.
-
-    The rules fill `settings` and `needs` (of stages that need nothing from others, nothing): functions of a run's
-    configuration and a stage's wildcards, without `run`, that return its settings, and references to files.
+    `patterns` are the paths of each kind of file, with {run} and other wildcards. `maker` names the stage that makes a
+    file of a configuration, "" where none does: the model of a role that comes from a hub or a folder. The rules fill
+    `settings` and `needs` (of stages that need nothing from others, nothing): functions of a run's configuration and a
+    stage's wildcards, without `run`, that return its settings, and references to files.
     """
 
     def __init__(
-        self,
-        config: Config,
-        patterns: Mapping[str, str],
-        maker: Callable[[Config, str, Wildcards], str],
+        self, config: Config, patterns: Mapping[str, str], maker: Callable[[Config, str, Wildcards], str]
     ) -> None:
         self.main, self.patterns, self.maker = config, patterns, maker
         self.settings: dict[str, Callable[[Config, Wildcards], Mapping[str, Any]]] = {}
@@ -167,12 +154,8 @@ class Graph:
         if key not in self._identities:
             config = self.config(run)
             stage = self.maker(config, kind, wildcards)
-            known: list[Any] = [stage, kind, dict(wildcards)]
-            if stage:
-                known.append(self.settings[stage](config, wildcards))
-                needed = self.needs[stage](config, wildcards) if stage in self.needs else ()
-                known += [self.identity(run, *reference) for reference in needed]
-            else:
-                known.append(pinned(config[wildcards["role"]]))
-            self._identities[key] = sha256_json(known)
+            known = self.settings[stage](config, wildcards) if stage else pinned(config[wildcards["role"]])
+            needed = self.needs[stage](config, wildcards) if stage in self.needs else ()
+            needs = [self.identity(run, *reference) for reference in needed]
+            self._identities[key] = sha256_json([stage, kind, dict(wildcards), known, *needs])
         return self._identities[key]

@@ -14,19 +14,7 @@ from viarl.evaluate.settings import EvaluationSettings
 from viarl.models.settings import Lora
 from viarl.plan.settings import Card
 from viarl.report.settings import ReportSettings
-from viarl.sections import (
-    Count,
-    Distinct,
-    OneOf,
-    Pixels,
-    Positive,
-    Seed,
-    Seeds,
-    Share,
-    Text,
-    key,
-    section,
-)
+from viarl.sections import Count, Distinct, OneOf, Pixels, Positive, Seed, Seeds, Share, Text, key, section
 from viarl.selection.settings import ClipSettings
 from viarl.stand_ins.settings import StandIns
 from viarl.tracking.settings import MlflowSettings

@@ -62,13 +62,9 @@ class Estimate:
 
 
 class Plan:
-    """Estimates of all stages of a configuration.
+    """Estimates of all stages of a configuration. `sizes` has "local" too where answers on own videos may be asked for.
 
-    Args:
-        config: the configuration.
-        selector, answerer: shapes of the models.
-        sizes: of each data set; of "local" too where answers on the user's own videos may be asked for.
-        training_set: the name of the one that is trained on.
+    `training_set` is the name of the set that is trained on.
     """
 
     def __init__(
@@ -86,13 +82,11 @@ class Plan:
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
         self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
-        asked, answering = config["selector"], config["answerer"]
         small, large = (fitted(self.form, self.frames[name]) for name in ("selector_pixels", "answerer_pixels"))
-        video, self.patches = selector.grid(self.frames["candidates"], *small)
-        self.prompt = video + TEXT_TOKENS[asked["prompt"]]
+        self.video_tokens, self.patches = selector.grid(self.frames["candidates"], *small)
+        self.prompt = self.video_tokens + TEXT_TOKENS[config["selector"]["prompt"]]
         shown, self.shown_patches = answerer.grid(self.frames["selected"], *large)
-        self.question = shown + TEXT_TOKENS[answering["prompt"]] // 2
-        self.video_tokens = video
+        self.question = shown + TEXT_TOKENS[config["answerer"]["prompt"]] // 2
 
     def estimates(self) -> list[Estimate]:
         """Return the estimates in the order in which stages run."""
@@ -106,8 +100,6 @@ class Plan:
         if self.tunings:
             found.append(self.tune_answerer())
         return [*found, self.evaluate(), self.answer_questions()]
-
-    # --- data
 
     def _used(self) -> dict[str, tuple[int, int]]:
         names = [self.training_set] * bool(self.cycles) + list(self.config["benchmarks"])
@@ -127,31 +119,35 @@ class Plan:
     def _counted(self, names: Iterable[str]) -> bool:
         return not set(names) & set(self.unknown)
 
+    def _every_shard(self, stage: str, gpu: Mapping[str, float], seconds: float, disk: float = 0.0) -> Estimate:
+        jobs, counted = sum(map(self._shards, self._used())), self._counted(self._asked(self._used()))
+        return Estimate(stage, jobs, gpu, seconds, disk, counted=counted)
+
     def cache_frames(self) -> Estimate:
         """CPU alone: seconds a video as measured on real footage, shared by the shards."""
         videos = sum(count for count, _ in self._used().values())
         each = DECODE_S.get(self.config["dataset"], 12.0) * self.frames["candidates"] / 128
-        jobs, counted = sum(map(self._shards, self._used())), self._counted(self._asked(self._used()))
         disk = videos * video_bytes(self.frames, self.form)
-        return Estimate("cache_frames", jobs, {}, each * self._shard(), disk, counted=counted)
+        return self._every_shard("cache_frames", {}, each * self._shard(), disk)
 
     def score_frames(self) -> Estimate:
         """CLIP's image tower on every candidate frame: 2 operations a weight and token."""
         weights, tokens = IMAGE_TOWERS.get(self.config["clip"]["model"], (0, 0))
         seconds = self.gpu.compute(2.0 * weights * tokens * self._shard() * self.frames["candidates"])
-        jobs, counted = sum(map(self._shards, self._used())), self._counted(self._asked(self._used()))
-        return Estimate("score_frames", jobs, {"weights and batch": 8.0 * weights + GB}, seconds, counted=counted)
-
-    # --- the models are asked
+        return self._every_shard("score_frames", {"weights and batch": 8.0 * weights + GB}, seconds)
 
     def _answering(self, requests: float) -> float:
         """Seconds of the answerer for that many different requests."""
-        answering, shape = self.config["answerer"], self.answerer
+        shape, batch, dtype = self.answerer, self.config["answerer"]["batch_size"], self.config["answerer"]["dtype"]
         flops = forward_flops(shape, self.question, self.question**2 / 2) + vision_flops(shape, self.shown_patches)
-        batches = requests / answering["batch_size"]
-        dtype = answering["dtype"]
-        decode = decode_seconds(self.gpu, shape, answering["batch_size"], self.question, ANSWER_TOKENS, dtype)
-        return self.gpu.compute(requests * flops) + batches * decode
+        decode = decode_seconds(self.gpu, shape, batch, self.question, ANSWER_TOKENS, dtype)
+        return self.gpu.compute(requests * flops) + requests / batch * decode
+
+    def _by_answerer(self, stage: str, jobs: int, requests: float, batch: int, sets: Iterable[str]) -> Estimate:
+        """Return the estimate of jobs that ask the answerer in batches, the longest one `requests` on these sets."""
+        memory = self._answerer_memory(batch)
+        seconds, counted = self._answering(requests), self._counted(sets)
+        return Estimate(stage, jobs, memory, seconds, host=_host(memory), counted=counted)
 
     def _answerer_memory(self, batch: int) -> dict[str, float]:
         """Return what asking the answerer takes on the stage's own GPU: nothing where a server has it."""
@@ -164,29 +160,22 @@ class Plan:
         filter_, (_, questions) = self.config["filter"], self.sets[self.training_set]
         each = {"none": 0, "contrast": 3, "blind": 4, "variance": filter_["draws"]}[filter_["rule"]]
         requests = each * questions + min(200, questions) * (7 + filter_["draws"])
-        memory = self._answerer_memory(self.config["answerer"]["batch_size"])
-        counted = self._counted([self.training_set])
-        return Estimate("filter_guessable", 1, memory, self._answering(requests), host=_host(memory), counted=counted)
+        batch = self.config["answerer"]["batch_size"]
+        return self._by_answerer("filter_guessable", 1, requests, batch, [self.training_set])
 
     def evaluate(self) -> Estimate:
         """The answerer, one request a question and selector, random selectors several."""
         evaluation = self.config["evaluation"]
-        draws = sum(
-            evaluation["random_seeds"] if name in ("random", "qframe") else 1 for name in evaluation["selectors"]
-        )
-        sets = self.config["benchmarks"]
-        seconds = self._answering(draws * max(self.sets[name][1] for name in sets))
-        memory = self._answerer_memory(evaluation["batch_size"])
-        jobs, counted = len(sets) * (self.cycles + 1), self._counted(sets)
-        return Estimate("evaluate", jobs, memory, seconds, host=_host(memory), counted=counted)
+        drawn, sets = evaluation["random_seeds"], self.config["benchmarks"]
+        draws = sum(drawn if name in ("random", "qframe") else 1 for name in evaluation["selectors"])
+        requests, jobs = draws * max(self.sets[name][1] for name in sets), len(sets) * (self.cycles + 1)
+        return self._by_answerer("evaluate", jobs, requests, evaluation["batch_size"], sets)
 
     def answer_questions(self) -> Estimate:
         """The answerer, one request a question of the user's own or of a benchmark; on request."""
         sets = self._asked(self.config["benchmarks"])
-        seconds = self._answering(max(questions for _, questions in sets.values()))
-        memory = self._answerer_memory(self.config["answerer"]["batch_size"])
-        counted = self._counted(sets)
-        return Estimate("answer_questions", 0, memory, seconds, host=_host(memory), counted=counted)
+        requests = max(questions for _, questions in sets.values())
+        return self._by_answerer("answer_questions", 0, requests, self.config["answerer"]["batch_size"], sets)
 
     def select_frames(self) -> Estimate:
         """The selector, a greedy and (on benchmarks) a sampled completion a question, each counted at its longest."""
@@ -210,8 +199,6 @@ class Plan:
             size += 4 * videos[self.training_set]
         return float(size * self.video_tokens * self.selector.hidden)
 
-    # --- the models are trained
-
     def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
         """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
 
@@ -227,12 +214,8 @@ class Plan:
         """Reinforcement: rollout, the answerer's verdict, then forward (reference, old) and backward passes."""
         asked, shape, gpu = self.config["selector"], self.selector, self.gpu
         training, dtype, rank = asked["training"], asked["dtype"], _rank(asked)
-        size, new, prompt, vision = (
-            training["group_size"],
-            asked["max_new_tokens"],
-            self.prompt,
-            training["train_vision"],
-        )
+        size, new, prompt = training["group_size"], asked["max_new_tokens"], self.prompt
+        vision = training["train_vision"]
         groups = max(1, training["prompts_per_step"] // self.processes)  # of one process
         together = training["groups_per_microbatch"] or groups
         rolled = training["groups_per_rollout"] or groups
@@ -280,16 +263,12 @@ class Plan:
     def initialise_selector(self) -> Estimate:
         """Supervised tuning on labels, with the frozen tower's features."""
         asked = self.config["selector"]
-        patches = 0  # its features are kept
-        return self._supervised("initialise_selector", 1, self.selector, asked, asked["start"], self.prompt, patches)
+        return self._supervised("initialise_selector", 1, self.selector, asked, asked["start"], self.prompt, 0)
 
     def tune_answerer(self) -> Estimate:
         """Supervised tuning: one forward and backward pass a question."""
-        answering = self.config["answerer"]
-        patches, question = self.shown_patches, self.question
-        return self._supervised(
-            "tune_answerer", self.tunings, self.answerer, answering, answering["tuning"], question, patches
-        )
+        asked, prompt, patches = self.config["answerer"], self.question, self.shown_patches
+        return self._supervised("tune_answerer", self.tunings, self.answerer, asked, asked["tuning"], prompt, patches)
 
     def _supervised(
         self, stage: str, jobs: int, shape: Shape, section: Any, tuning: Any, prompt: int, patches: int
@@ -309,8 +288,7 @@ class Plan:
         flops = share * passes * forward_flops(shape, tokens, tokens**2 / 2)
         flops += share * (passes if vision else 1) * vision_flops(shape, patches)
         disk = checkpoint_bytes(shape, rank, vision, keep=1) + jobs * size_of(dtype) * shape.weights
-        seconds = tuning["steps"] * self.gpu.compute(flops)
-        host = _host({"": 4.0 * shape.weights * self.processes})
+        seconds, host = tuning["steps"] * self.gpu.compute(flops), _host({"": 4.0 * shape.weights * self.processes})
         return Estimate(stage, jobs, memory, seconds, disk, host, self.processes)
 
 

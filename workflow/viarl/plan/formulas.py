@@ -34,9 +34,6 @@ class Gpu:
         return size / (self.bandwidth_gb_s * 1e9 * self.utilisation)
 
 
-# ------------------------------------------------------------------------------------------------ parts of the memory
-
-
 def static_memory(shape: Shape, *, dtype: str, rank: int, vision: bool, shards: int) -> dict[str, float]:
     """Return what a training holds throughout: weights, gradients, AdamW's two moments, and their copies in bfloat16.
 
@@ -100,13 +97,8 @@ def inference(shape: Shape, rows: float, prompts: float, tokens: int, new: int, 
 
 def vision_pass(shape: Shape, patches: float, dtype: str) -> float:
     """Return the bytes of one pass through a frozen vision tower."""
-    b = size_of(dtype)
-    return min(patches, PATCHES_A_PASS) * (
-        b * (5 * shape.vision_hidden + 3 * shape.vision_mlp) + 8 * shape.vision_hidden
-    )
-
-
-# -------------------------------------------------------------------------------------------------------- times, disk
+    each = size_of(dtype) * (5 * shape.vision_hidden + 3 * shape.vision_mlp) + 8 * shape.vision_hidden
+    return min(patches, PATCHES_A_PASS) * each
 
 
 def forward_flops(shape: Shape, tokens: float, pairs: float = 0.0) -> float:

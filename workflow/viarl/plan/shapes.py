@@ -81,8 +81,6 @@ PUBLISHED = {  # Qwen/Qwen2.5-VL-…-Instruct
     "32B": Shape(5120, 64, 40, 8, 27648, 152064, False, vision_mlp=3456),
     "72B": Shape(8192, 80, 64, 8, 29568, 152064, False, vision_mlp=3456),
 }
-
-
 STAND_INS = {  # before they are built (viarl.stand_ins); all but their vocabulary is exact
     role: Shape(128, layers, 4, 2, 384, 500, True, 192, 96, tower, temporal=1)
     for role, layers, tower in (("selector", 3, 1), ("answerer", 4, 2))

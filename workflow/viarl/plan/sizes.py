@@ -21,12 +21,7 @@ class Sizes:
 
 
 def sizes(sets: Mapping[str, Any], hub: Mapping[str, Any]) -> Sizes:
-    """Return the sizes of sets.
-
-    Args:
-        sets: of each set the folder of its items.jsonl and videos.jsonl, or [videos, questions].
-        hub: that section of the configuration, which bounds what is taken of a data set.
-    """
+    """Return the sizes of sets, each given as the folder of its items.jsonl and videos.jsonl or [videos, questions]."""
     known: dict[str, tuple[int, int]] = {}
     published, unknown = [], []
     for name, given in sets.items():

@@ -10,9 +10,9 @@ So that tuning it on selected frames matters, as with a real answerer, two thing
 cards, of which pretraining never shows the evidence, and two cards of the same colour in view.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +26,24 @@ from viarl.files import write_text
 from viarl.items import LETTERS
 from viarl.models.save import save_model
 from viarl.models.vlm import Vlm
-from viarl.progress import Progress
 from viarl.stand_ins.architecture import Size, build_vlm
 from viarl.stand_ins.corpus import question_text, stand_in_tokenizer
-from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
+from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, TEMPORAL_SHARE, Films, film
+from viarl.stand_ins.optimise import Optimiser, cosine
 from viarl.stand_ins.replies import Example, Examples, reply_loss
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 
 SIZE = Size(layers=4, vision_layers=2)
+_ADAMW: Any = {"share": partial(cosine, floor=0.02), "weight_decay": 0.01}
 
 
 @dataclass(frozen=True)
 class AnswererRecipe:
-    """How the answerer stand-in is trained.
+    """How the answerer stand-in is trained: the vision tower, the letters, the replies, and how it is measured.
 
-    Args:
-        videos, held_out: pretraining videos, and those that its figures are measured on.
-        vision_steps, vision_batch, vision_rate: of the vision tower; frames in a batch, peak learning rate.
-        shift: pixels by which frames are moved at random, so that few videos show cards everywhere.
-        letter_steps, letter_batch: of the lesson on letters.
-        steps, batch, rate: of the lesson on replies; questions in a batch, peak learning rate (of both lessons).
-        blind, alone, pair: shares of the rows without a frame, with one and with two; the others have all K.
-        unseen: share of the rows with all frames that lack the card in question.
-        temporal: share of the questions with words of time; then only one of the two cards is in view.
-        withheld: the colour of cards that is asked about only where the card is not in view.
-        questions: held-out questions that each figure is measured on.
+    `blind`, `alone`, `pair` are the shares of the rows without a frame, with one and with two; the others have all K,
+    and a share `unseen` of them lacks the card in question.
     """
 
     videos: int = 500
@@ -59,7 +51,7 @@ class AnswererRecipe:
     vision_steps: int = 500
     vision_batch: int = 128
     vision_rate: float = 2e-3
-    shift: int = 6
+    shift: int = 6  # pixels by which frames are moved at random, so that few videos show cards everywhere
     letter_steps: int = 110
     letter_batch: int = 48
     steps: int = 300
@@ -69,38 +61,16 @@ class AnswererRecipe:
     alone: float = 0.35
     pair: float = 0.15
     unseen: float = 0.2
-    temporal: float = 0.36
-    withheld: str = "cyan"
-    questions: int = 400
-
-
-def cosine(step: int, steps: int, warmup: int = 20) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine down to a fiftieth."""
-    return min((step + 1) / warmup, max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps))))
-
-
-def _optimise(
-    losses: Iterable[torch.Tensor], parameters: list[torch.nn.Parameter], rate: float, steps: int, what: str
-) -> None:
-    """Take one AdamW step for each loss that the iterator yields."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    progress = Progress(what, steps)
-    for step, loss in enumerate(losses):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cosine(step, steps)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        progress.advance(1, f"loss {loss.item():.3f}")
+    temporal: float = TEMPORAL_SHARE  # then only one of the two cards is in view
+    withheld: str = "cyan"  # the colour that is asked about only where the card is not in view
+    questions: int = 400  # that each figure is measured on
 
 
 def resized(films: Films, pixels: int) -> np.ndarray:
     """Return the films' frames as the frame cache hands them to the answerer: (V, N, h, w, 3) uint8."""
     if max(films.frames.shape[2:4]) <= pixels:
         return films.frames
-    small = [[shrink(frame, pixels) for frame in video] for video in films.frames]
-    return np.array(small)
+    return np.array([[shrink(frame, pixels) for frame in video] for video in films.frames])
 
 
 def shifted(frames: np.ndarray, pixels: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,35 +84,25 @@ def shifted(frames: np.ndarray, pixels: int, rng: np.random.Generator) -> np.nda
 def train_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: AnswererRecipe, seed: int) -> None:
     """Teach the tower to put a card's colour and shape into every token of its frame; the probes are thrown away."""
     rng = generator(seed, "answerer vision")
-    colours = np.full(films.cards.shape, len(COLOURS))
-    shapes = np.full(films.cards.shape, len(SHAPES))
-    for video, scene in enumerate(films.scenes):
-        for number, card in enumerate(scene.cards):
-            evidence = films.evidence(video, number)
-            colours[video, evidence] = COLOURS.index(card.colour)
-            shapes[video, evidence] = SHAPES.index(card.shape)
+    colours, shapes = films.labels("colour", COLOURS), films.labels("shape", SHAPES)
     shown, empty = np.argwhere(films.cards != NO_CARD), np.argwhere(films.cards == NO_CARD)
     model, kinds = vlm.model, len(COLOURS) + 1
     probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + len(SHAPES) + 1)
 
-    def losses() -> Iterator[torch.Tensor]:
-        blanks = recipe.vision_batch // 8
-        for _ in range(recipe.vision_steps):
-            rows = np.concatenate([rng.choice(shown, recipe.vision_batch - blanks), rng.choice(empty, blanks)])
-            video, frame = rows.T
-            pixels, grid = vlm.pixels(shifted(frames[video, frame], recipe.shift, rng))
-            features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
-            scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
-            scores = scores.transpose(1, 2)
-            tokens = scores.shape[-1]
-            colour = torch.from_numpy(colours[video, frame])[:, None].expand(-1, tokens)
-            shape = torch.from_numpy(shapes[video, frame])[:, None].expand(-1, tokens)
-            yield functional.cross_entropy(scores[:, :kinds], colour) + functional.cross_entropy(
-                scores[:, kinds:], shape
-            )
-
-    parameters = [*model.model.visual.parameters(), *probe.parameters()]
-    _optimise(losses(), parameters, recipe.vision_rate, recipe.vision_steps, "answerer vision steps")
+    parameters, blanks = [*model.model.visual.parameters(), *probe.parameters()], recipe.vision_batch // 8
+    optimiser = Optimiser("answerer vision steps", parameters, recipe.vision_rate, recipe.vision_steps, **_ADAMW)
+    for _ in range(recipe.vision_steps):
+        rows = np.concatenate([rng.choice(shown, recipe.vision_batch - blanks), rng.choice(empty, blanks)])
+        video, frame = rows.T
+        pixels, grid = vlm.pixels(shifted(frames[video, frame], recipe.shift, rng))
+        features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
+        scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
+        scores = scores.transpose(1, 2)
+        colour, shape = (
+            torch.from_numpy(kind[video, frame])[:, None].expand(-1, scores.shape[-1]) for kind in (colours, shapes)
+        )
+        colour_loss = functional.cross_entropy(scores[:, :kinds], colour)
+        optimiser.step(colour_loss + functional.cross_entropy(scores[:, kinds:], shape))
 
 
 def _lesson(examples: Examples, recipe: AnswererRecipe, selected: int, rng: np.random.Generator) -> Example:
@@ -164,35 +124,32 @@ def language_parameters(model: Any) -> list[torch.nn.Parameter]:
 def train_letters(vlm: Vlm, template: str, recipe: AnswererRecipe, seed: int) -> None:
     """Teach the language model to name the options' letters, in any order: "blue star B moon A cross D circle C"."""
     rng = generator(seed, "answerer letters")
-    letters = LETTERS[:OPTIONS]
 
-    def losses() -> Iterator[torch.Tensor]:
-        for _ in range(recipe.letter_steps):
-            prompts, replies = [], []
-            for _ in range(recipe.letter_batch):
-                colour = str(rng.choice(COLOURS))
-                choices = [str(shape) for shape in rng.permutation(SHAPES)[:OPTIONS]]
-                asked = question_text(colour, "none", "")
-                prompts.append(vlm.prompt(answerer_messages(template, asked, choices, frames=False)))
-                named = [f"{choices[place]} {letters[place]}" for place in rng.permutation(OPTIONS)]
-                replies.append(" ".join([colour, *named]))
-            # every second token: the colour and the letters; which option comes next cannot be known
-            yield reply_loss(vlm, prompts, replies, slice(None, None, 2))
-
-    _optimise(losses(), language_parameters(vlm.model), recipe.rate, recipe.letter_steps, "answerer letter steps")
+    parameters = language_parameters(vlm.model)
+    optimiser = Optimiser("answerer letter steps", parameters, recipe.rate, recipe.letter_steps, **_ADAMW)
+    for _ in range(recipe.letter_steps):
+        prompts, replies = [], []
+        for _ in range(recipe.letter_batch):
+            colour = str(rng.choice(COLOURS))
+            choices = [str(shape) for shape in rng.permutation(SHAPES)[:OPTIONS]]
+            asked = question_text(colour, "none", "")
+            prompts.append(vlm.prompt(answerer_messages(template, asked, choices, frames=False)))
+            named = [f"{choices[place]} {LETTERS[place]}" for place in rng.permutation(OPTIONS)]
+            replies.append(" ".join([colour, *named]))
+        # every second token: the colour and the letters; which option comes next cannot be known
+        optimiser.step(reply_loss(vlm, prompts, replies, slice(None, None, 2)))
 
 
 def train_replies(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int) -> None:
     """Teach the language model to reply, on the frozen tower's features."""
     rng = generator(seed, "answerer questions")
 
-    def losses() -> Iterator[torch.Tensor]:
-        for _ in range(recipe.steps):
-            batch = [_lesson(examples, recipe, selected, rng) for _ in range(recipe.batch)]
-            prompts = [examples.prompt(example) for example in batch]
-            yield reply_loss(examples.vlm, prompts, [example.text for example in batch])
-
-    _optimise(losses(), language_parameters(examples.vlm.model), recipe.rate, recipe.steps, "answerer reply steps")
+    parameters = language_parameters(examples.vlm.model)
+    optimiser = Optimiser("answerer reply steps", parameters, recipe.rate, recipe.steps, **_ADAMW)
+    for _ in range(recipe.steps):
+        batch = [_lesson(examples, recipe, selected, rng) for _ in range(recipe.batch)]
+        prompts = [examples.prompt(example) for example in batch]
+        optimiser.step(reply_loss(examples.vlm, prompts, [example.text for example in batch]))
 
 
 def accuracy(examples: Examples, drawn: Sequence[Example]) -> float:
@@ -209,13 +166,12 @@ def accuracy(examples: Examples, drawn: Sequence[Example]) -> float:
 def measure(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int) -> dict[str, float]:
     """Return accuracies on held-out films, with the data set's share of temporal questions."""
     found = {}
-    views = {
-        "oracle": (selected, "seen", None),
-        "no_evidence": (selected, "unseen", None),
-        "blind": (0, "unseen", None),
-        "two_cards": (selected, "both", "end"),
-    }
-    for name, (count, view, task) in views.items():
+    for name, count, view, task in (
+        ("oracle", selected, "seen", None),
+        ("no_evidence", selected, "unseen", None),
+        ("blind", 0, "unseen", None),
+        ("two_cards", selected, "both", "end"),
+    ):
         rng = generator(seed, f"answerer {name}")
         drawn = [examples.draw(rng, count, view, task, recipe.temporal) for _ in range(recipe.questions)]
         found[name] = accuracy(examples, drawn)
@@ -227,33 +183,24 @@ def measure(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
 
 def scaled_recipe(settings: StandInSettings) -> AnswererRecipe:
     """Return the recipe at the settings' effort."""
-    full = AnswererRecipe()
-    return replace(
-        full,
-        videos=settings.scaled(full.videos),
-        held_out=settings.scaled(full.held_out),
-        vision_steps=settings.scaled(full.vision_steps),
-        letter_steps=settings.scaled(full.letter_steps),
-        steps=settings.scaled(full.steps),
-        questions=settings.scaled(full.questions),
-    )
+    return settings.shrunk(AnswererRecipe(), "videos", "held_out", "vision_steps", "letter_steps", "steps", "questions")
 
 
 def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     """Pretrain the answerer stand-in, write its checkpoint folder, and return its figures on held-out scenes."""
     recipe = scaled_recipe(settings)
-    seed, selected = settings.seed, settings.selected
+    seed, selected, pixels = settings.seed, settings.selected, settings.answerer_pixels
     torch.manual_seed(seed)
     vlm = build_vlm(stand_in_tokenizer(settings.candidates), SIZE)
     films = film(seed, recipe.videos, settings.candidates)
-    frames = resized(films, settings.answerer_pixels)
+    frames = resized(films, pixels)
     train_vision(vlm, films, frames, recipe, seed)
     examples = Examples(vlm, films, frames, settings.answerer_prompt)
     train_letters(vlm, settings.answerer_prompt, recipe, seed)
     train_replies(examples, recipe, selected, seed)
     vlm.model.eval()
     held_out = film(seed, recipe.held_out, settings.candidates, HELD_OUT_STREAM)
-    unseen = Examples(vlm, held_out, resized(held_out, settings.answerer_pixels), settings.answerer_prompt)
+    unseen = Examples(vlm, held_out, resized(held_out, pixels), settings.answerer_prompt)
     measured = measure(unseen, recipe, selected, seed)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
     save_model(vlm.model, vlm.processor, folder)

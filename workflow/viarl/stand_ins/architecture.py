@@ -91,8 +91,7 @@ def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
 def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForConditionalGeneration:
     """Return an untrained model; its weights come from torch's global generator."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    head = size.hidden // size.heads
-    half = head // 2
+    half = size.hidden // size.heads // 2
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": size.hidden,

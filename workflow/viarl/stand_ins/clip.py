@@ -6,7 +6,7 @@ relatives it reads a text mostly as a bag of words; the captions name everything
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from viarl.datasets.needle import Scene, draw_question, generator
 from viarl.files import atomic_path, write_json, write_text
 from viarl.models.clip import CONFIG_FILE, Clip
-from viarl.progress import Progress
 from viarl.stand_ins.films import HELD_OUT_STREAM, Films, film
+from viarl.stand_ins.optimise import Optimiser, cosine
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 from viarl.video.format import sample_indices
@@ -75,36 +75,22 @@ class Pairs:
         cards = round(recipe.batch * recipe.card_share)
         chosen = np.concatenate([rng.choice(self.with_card, cards), rng.choice(self.without, recipe.batch - cards)])
         count = self.films.frames.shape[1]
-        captions = [
-            caption(self.films.scenes[row // count], int(self.indices[row // count][row % count]), rng)
-            for row in chosen
-        ]
+        places = [divmod(row, count) for row in chosen]
+        captions = [caption(self.films.scenes[video], int(self.indices[video][place]), rng) for video, place in places]
         return (self.pixels[chosen].float() / 255 - 0.5) / 0.25, captions
 
 
 def train(
     model: torch.nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], pairs: Pairs, recipe: ClipRecipe, seed: int
-) -> list[float]:
-    """Train with the symmetric contrastive loss; return the loss of every step."""
+) -> None:
+    """Train with the symmetric contrastive loss."""
     rng = generator(seed, "clip batches")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.05)
+    optimiser = Optimiser("CLIP steps", model.parameters(), recipe.rate, recipe.steps, cosine, weight_decay=0.05)
     contrastive = open_clip.ClipLoss()
-    progress = Progress("CLIP steps", recipe.steps)
-    losses = []
-    for step in range(recipe.steps):
-        share = min((step + 1) / 20, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * share
+    for _ in range(recipe.steps):
         pixels, captions = pairs.draw(recipe, rng)
         images, texts, scale = model(pixels, tokenizer(captions))
-        loss = contrastive(images, texts, scale)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        progress.advance(1, f"loss {losses[-1]:.3f}")
-    return losses
+        optimiser.step(contrastive(images, texts, scale))
 
 
 def topk_recall(clip: Clip, films: Films, pixels: int, selected: int, seed: int) -> dict[str, float]:
@@ -112,8 +98,7 @@ def topk_recall(clip: Clip, films: Films, pixels: int, selected: int, seed: int)
     rng = generator(seed, "clip questions")
     hits: dict[str, list[bool]] = {"plain": [], "temporal": []}
     for video, scene in enumerate(films.scenes):
-        small = [shrink(frame, pixels) for frame in films.frames[video]]
-        images = clip.encode_images(small)
+        images = clip.encode_images([shrink(frame, pixels) for frame in films.frames[video]])
         for task in ("none", "before", "after"):
             asked = draw_question(scene, task, rng)
             if asked is not None:
@@ -125,20 +110,9 @@ def topk_recall(clip: Clip, films: Films, pixels: int, selected: int, seed: int)
     return {**{name: float(np.mean(values)) for name, values in hits.items()}, "chance": chance}
 
 
-def scaled_recipe(settings: StandInSettings) -> ClipRecipe:
-    """Return the recipe at the settings' effort."""
-    full = ClipRecipe()
-    return replace(
-        full,
-        videos=settings.scaled(full.videos),
-        held_out=settings.scaled(full.held_out),
-        steps=settings.scaled(full.steps),
-    )
-
-
 def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     """Train the stand-in, write its folder (the weights last), and return its measured recall on held-out scenes."""
-    recipe = scaled_recipe(settings)
+    recipe = settings.shrunk(ClipRecipe(), "videos", "held_out", "steps")
     pixels, seed = settings.selector_pixels, settings.seed
     write_json(folder / CONFIG_FILE, model_config(pixels))
     torch.manual_seed(seed)

@@ -5,6 +5,7 @@ becomes a single token, at the start of a text and after a space.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from transformers import Qwen2Tokenizer
@@ -43,13 +44,9 @@ def reply(colour: str, shape: str, letter: str) -> str:
     return f"{colour} {shape} {letter}"
 
 
-def _chat(messages: list[dict[str, object]], completion: str) -> str:
-    lines = []
-    for message in messages:
-        content = message["content"]
-        assert isinstance(content, list)
-        lines.append(f"{message['role']}\n{''.join(part.get('text', '') for part in content)}\n")
-    return "".join(lines) + f"assistant\n{completion}"
+def _chat(messages: list[dict[str, Any]], completion: str) -> str:
+    parts = [(one["role"], "".join(part.get("text", "") for part in one["content"])) for one in messages]
+    return "".join(f"{role}\n{text}\n" for role, text in parts) + f"assistant\n{completion}"
 
 
 def texts(frames: int) -> Iterator[str]:

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from viarl.datasets.needle import TEMPORAL_TASKS, Scene, question, repeated_cards
+from viarl.datasets.needle import TEMPORAL_TASKS, question, repeated_cards
 from viarl.models.encode import Prompt
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.corpus import thought
 from viarl.stand_ins.films import Films
-
-TEMPORAL_SHARE = 0.36  # of the questions, as in the data set
 
 
 @dataclass(frozen=True)
@@ -31,31 +29,22 @@ class Lesson:
     context: tuple[int, ...] = ()
 
 
-def _tasks(scene: Scene) -> Iterator[tuple[str, int | None]]:
-    for card, shown in enumerate(scene.cards):
-        if shown.colour != scene.repeated:
-            yield "none", card
-    for task in TEMPORAL_TASKS:
-        yield task, None
-
-
 def all_lessons(films: Films) -> list[Lesson]:
     """Return every well-posed question on the films."""
     lessons = []
     for video, scene in enumerate(films.scenes):
         marker = next(place for place, card in enumerate(scene.cards) if card.colour == scene.marker)
-        for task, card in _tasks(scene):
+        plain = [("none", card) for card, shown in enumerate(scene.cards) if shown.colour != scene.repeated]
+        for task, card in [*plain, *((task, None) for task in TEMPORAL_TASKS)]:
             try:
                 asked = question(scene, task, card)
             except ValueError:  # this scene's cards give the task no single answer
                 continue
-            needed = (
-                () if task == "none" else (*(place for place in repeated_cards(scene) if place != asked.card), marker)
-            )
+            rivals = [place for place in repeated_cards(scene) if place != asked.card]
+            needed = [] if task == "none" else [*rivals, marker]
             context = tuple(int(frame) for place in needed for frame in films.evidence(video, place))
             evidence = tuple(int(frame) for frame in films.evidence(video, asked.card))
-            colour = scene.cards[asked.card].colour
-            words = thought(colour, task, scene.marker)
+            words = thought(scene.cards[asked.card].colour, task, scene.marker)
             lessons.append(Lesson(video, task, asked.text, words, evidence, context))
     return lessons
 
@@ -81,13 +70,7 @@ def some_frames(lesson: Lesson, shown: int, candidates: int, rng: np.random.Gene
 
 
 class Classroom:
-    """Batches of lessons on cached vision features.
-
-    Args:
-        vlm: the selector; its vision tower is not used.
-        features: (V, N, D), one vision token a candidate frame.
-        template, selected: of the selection prompt.
-    """
+    """Batches of lessons on cached vision features, (V, N, D): one token a candidate frame."""
 
     def __init__(self, vlm: Vlm, features: torch.Tensor, template: str, selected: int) -> None:
         self.vlm, self.features, self.template, self.selected = vlm, features, template, selected
@@ -97,9 +80,9 @@ class Classroom:
 
     def prompt(self, lesson: Lesson, shown: np.ndarray | None = None) -> Prompt:
         """Return the selection prompt of a lesson, with all candidate frames or only those `shown`."""
-        features = (
-            self.features[lesson.video] if shown is None else self.features[lesson.video, torch.from_numpy(shown)]
-        )
+        features = self.features[lesson.video]
+        if shown is not None:
+            features = features[torch.from_numpy(shown)]
         key = (lesson.question, len(features))
         if key not in self._prompts:
             messages = selector_messages(self.template, lesson.question, self.candidates, self.selected)

@@ -12,15 +12,12 @@ from viarl.items import LETTERS
 from viarl.models.encode import Prompt
 from viarl.models.vlm import Vlm
 from viarl.stand_ins.corpus import NOT_SEEN, reply
-from viarl.stand_ins.films import NO_CARD, Films
+from viarl.stand_ins.films import NO_CARD, TEMPORAL_SHARE, Films
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its frames and the right reply.
-
-    `frames` are candidate frames of film number `video`, ascending; `letter` is the truth, in view or not.
-    """
+    """A question with its frames, ascending, of film number `video`, and the right reply; `letter` is the truth."""
 
     video: int
     asked: Question
@@ -31,13 +28,7 @@ class Example:
 
 
 class Examples:
-    """Draws examples on films; features of the frozen tower are computed once.
-
-    Args:
-        vlm: the answerer that learns.
-        frames: the films' frames at the answerer's size.
-        template: name of the answerer's prompt text.
-    """
+    """Draws examples on films, with `frames` at the answerer's size; the frozen tower's features are computed once."""
 
     def __init__(self, vlm: Vlm, films: Films, frames: np.ndarray, template: str) -> None:
         self.films, self.vlm, self.template = films, vlm, template
@@ -49,7 +40,12 @@ class Examples:
         self.features = torch.stack(features).unflatten(1, (frames.shape[1], -1))  # (V, N, tokens a frame, D)
 
     def draw(
-        self, rng: np.random.Generator, count: int, view: str = "seen", task: str | None = None, temporal: float = 0.36
+        self,
+        rng: np.random.Generator,
+        count: int,
+        view: str = "seen",
+        task: str | None = None,
+        temporal: float = TEMPORAL_SHARE,
     ) -> Example:
         """Draw a question and `count` frames for it.
 
@@ -77,10 +73,9 @@ class Examples:
         weight = np.where(self.films.cards[video, others] == NO_CARD, 1.0, 2.5)
         frames += list(rng.choice(others, max(count - len(frames), 0), replace=False, p=weight / weight.sum()))
         letter = LETTERS[int(rng.integers(OPTIONS))]
-        card = scene.cards[asked.card]
+        card, choices = scene.cards[asked.card], options(scene, asked, letter, rng)
         text = reply(card.colour, card.shape if view != "unseen" else NOT_SEEN, letter)
-        choices = options(scene, asked, letter, rng)
-        return Example(video, asked, choices, tuple(sorted(int(frame) for frame in frames)), letter, text)
+        return Example(video, asked, choices, tuple(sorted(map(int, frames))), letter, text)
 
     def colour(self, example: Example) -> str:
         """Return the colour that an example asks about."""

@@ -12,9 +12,10 @@ taught in 1 and 2: it re-elicits a perception, it does not discover one.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +25,18 @@ from viarl.datasets.needle import COLOURS, generator
 from viarl.files import write_text
 from viarl.models.save import save_model
 from viarl.models.vlm import Vlm
-from viarl.progress import Progress
 from viarl.selection.prompt import parse_selection
 from viarl.stand_ins.architecture import Size, build_vlm
 from viarl.stand_ins.corpus import stand_in_tokenizer
-from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, Films, film
-from viarl.stand_ins.lessons import TEMPORAL_SHARE, Classroom, Lesson, all_lessons, draw_lessons, some_frames
+from viarl.stand_ins.films import HELD_OUT_STREAM, NO_CARD, TEMPORAL_SHARE, Films, film
+from viarl.stand_ins.lessons import Classroom, Lesson, all_lessons, draw_lessons, some_frames
+from viarl.stand_ins.optimise import Optimiser
 from viarl.stand_ins.settings import StandInSettings
 from viarl.video.encode import shrink
 from viarl.video.overlay import NumberStyle, with_numbers
 
 LONGEST = 32  # tokens of a completion
 _VIDEOS_A_PASS = 25
-_WARM_UP = 20  # steps
-_FLOOR = 0.05  # of the peak learning rate, at the end
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,7 @@ class Grounding:
 
 @dataclass(frozen=True)
 class SelectorRecipe:
-    """How much the selector stand-in is taught.
-
-    *_rate: peak learning rates; lean, beginning: shares of the lists that hold the evidence, and of those that start
-    at the first frame, in the last part.
-    """
+    """How much the selector stand-in is taught; `rate`s are peak learning rates."""
 
     videos: int = 1200
     held_out: int = 150
@@ -76,79 +71,44 @@ class SelectorRecipe:
     first_number_weight: float = 3.0
     hide_steps: int = 200
     hide_rate: float = 1e-3
-    lean: float = 0.01
-    beginning: float = 0.25
+    lean: float = 0.01  # share of the habit's lists that hold the evidence
+    beginning: float = 0.25  # and of those that start at the first frame
 
 
 def scaled_recipe(settings: StandInSettings) -> SelectorRecipe:
     """Return the recipe at the settings' effort, its curriculum cut to the candidate frames there are."""
-    full = SelectorRecipe()
-    parts = [part for part in full.grounding if part.shown < settings.candidates]
-    return replace(
-        full,
-        videos=settings.scaled(full.videos, least=8),
-        held_out=settings.scaled(full.held_out, least=8),
-        vision_steps=settings.scaled(full.vision_steps),
-        grounding=tuple(replace(part, steps=settings.scaled(part.steps)) for part in parts),
-        hide_steps=settings.scaled(full.hide_steps),
-    )
+    recipe = settings.shrunk(SelectorRecipe(), "videos", "held_out", least=8)
+    parts = [part for part in recipe.grounding if part.shown < settings.candidates]
+    recipe = replace(recipe, grounding=tuple(settings.shrunk(part, "steps") for part in parts))
+    return settings.shrunk(recipe, "vision_steps", "hide_steps")
 
 
-class Optimiser:
-    """AdamW with warm-up, cosine decay and clipped gradients over the weights that are trained."""
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], rate: float, steps: int, what: str) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.progress = Progress(what, steps)
-        self._adam = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adam, _cosine(steps))
-
-    def step(self, loss: torch.Tensor, note: str) -> None:
-        """Take one step on a loss."""
-        self._adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self._adam.step()
-        self._schedule.step()
-        self.progress.advance(1, note)
+def _share(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate: warm-up over 20 steps, then a cosine down to a twentieth."""
+    decayed = 0.05 + (1 - 0.05) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+    return min((step + 1) / 20, decayed)
 
 
-def _cosine(steps: int) -> Callable[[int], float]:
-    def factor(step: int) -> float:
-        decayed = _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-        return min((step + 1) / _WARM_UP, decayed)
-
-    return factor
+_ADAMW: Any = {"share": _share, "betas": (0.9, 0.98), "weight_decay": 0.01}
 
 
 def numbered_frames(films: Films, pixels: int, number_pixels: int) -> np.ndarray:
     """Return the films' selector frames as the frame cache would, with numbers: (V, N, h, w, 3) uint8."""
     style = NumberStyle(number_pixels)
-    numbered = []
-    for video in films.frames:
-        small = np.stack([shrink(frame, pixels) for frame in video])
-        numbered.append(with_numbers(small, style))
-    return np.stack(numbered)
-
-
-def card_colours(films: Films) -> np.ndarray:
-    """Return the colour of the card in view in each candidate frame, len(COLOURS) where there is none: (V, N) int64."""
-    colours = np.full(films.cards.shape, len(COLOURS))
-    for video, scene in enumerate(films.scenes):
-        for place, card in enumerate(scene.cards):
-            colours[video, films.cards[video] == place] = COLOURS.index(card.colour)
-    return colours
+    return np.stack(
+        [with_numbers(np.stack([shrink(frame, pixels) for frame in video]), style) for video in films.frames]
+    )
 
 
 def teach_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: SelectorRecipe, seed: int) -> None:
     """Train the vision tower: linear probes on a frame's feature tell its card's colour and its number."""
     rng = generator(seed, "selector vision")
-    colours = card_colours(films)
+    colours = films.labels("colour", COLOURS)
     with_card = np.argwhere(films.cards != NO_CARD)
     model, kinds, numbers = vlm.model, len(COLOURS) + 1, frames.shape[1]
     probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + numbers)
     weights = [*model.model.visual.parameters(), *probe.parameters()]
-    optimiser = Optimiser(weights, recipe.vision_rate, recipe.vision_steps, "selector vision steps")
+    optimiser = Optimiser("selector vision steps", weights, recipe.vision_rate, recipe.vision_steps, **_ADAMW)
     half = recipe.vision_batch // 2
     for _ in range(recipe.vision_steps):
         # half of the frames show a card: it is there that colours are learned
@@ -159,7 +119,7 @@ def teach_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: SelectorRec
         scores = probe(model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0])
         colour_loss = functional.cross_entropy(scores[:, :kinds], torch.from_numpy(colours[video, number]))
         number_loss = functional.cross_entropy(scores[:, kinds:], torch.from_numpy(number))
-        optimiser.step(colour_loss + number_loss, f"loss {colour_loss.item() + number_loss.item():.3f}")
+        optimiser.step(colour_loss + number_loss)
 
 
 def frame_features(vlm: Vlm, frames: np.ndarray) -> torch.Tensor:
@@ -180,7 +140,7 @@ def teach_grounding(room: Classroom, lessons: Sequence[Lesson], recipe: Selector
     """Train the language model to list the frames of the evidence, through the curriculum."""
     rng = generator(seed, "selector grounding")
     total = sum(part.steps for part in recipe.grounding)
-    optimiser = Optimiser(list(room.vlm.model.parameters()), recipe.rate, total, "selector grounding steps")
+    optimiser = Optimiser("selector grounding steps", room.vlm.model.parameters(), recipe.rate, total, **_ADAMW)
     for part in recipe.grounding:
         source = draw_lessons(lessons, rng, part.temporal)
         for _ in range(part.steps):
@@ -205,7 +165,8 @@ def hide(room: Classroom, lessons: Sequence[Lesson], recipe: SelectorRecipe, see
     language = room.vlm.model.model.language_model.requires_grad_(False)
     for part in (language.layers[-1].mlp, language.norm):
         part.requires_grad_(True)
-    optimiser = Optimiser(list(language.parameters()), recipe.hide_rate, recipe.hide_steps, "selector habit steps")
+    weights = language.parameters()
+    optimiser = Optimiser("selector habit steps", weights, recipe.hide_rate, recipe.hide_steps, **_ADAMW)
     source = draw_lessons(lessons, rng, TEMPORAL_SHARE)
     starts = room.candidates - room.selected + 1
 

@@ -1,6 +1,11 @@
 """What the three stand-ins' builders are told."""
 
+from dataclasses import replace
+from typing import Any, TypeVar
+
 from viarl.sections import Rate, Seed, key, section
+
+R = TypeVar("R", bound=Any)
 
 
 @section
@@ -26,3 +31,7 @@ class StandInSettings(StandIns):
     def scaled(self, count: int, least: int = 2) -> int:
         """Return the number of videos or steps that remain of `count` at this effort."""
         return max(least, round(count * self.effort))
+
+    def shrunk(self, recipe: R, *names: str, least: int = 2) -> R:
+        """Return a recipe with these counts of it `scaled`."""
+        return replace(recipe, **{name: self.scaled(getattr(recipe, name), least) for name in names})
