@@ -78,14 +78,7 @@ def test_variants_shape_the_reward_in_groups(algorithm, expected):
 
 def advantages(algorithm, beta=0.1):
     return token_advantages(
-        REWARDS,
-        KL,
-        MASK,
-        group_size=2,
-        algorithm=algorithm,
-        beta=beta,
-        gamma=1.0,
-        sum_over_processes=identity,
+        REWARDS, KL, MASK, group_size=2, algorithm=algorithm, beta=beta, gamma=1.0, sum_over_processes=identity
     )
 
 

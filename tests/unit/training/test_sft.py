@@ -116,10 +116,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
             self.add_callback(SignalAt(2))
             return super().train(**options)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SystemExit, match="143"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):
         patch.setattr(tune_answerer, "SupervisedTrainer", Signalled)
         run(settings, "stopped")
     assert re.search(r"SIGTERM(.|\n)*by a signal at step 3 of 6.*the same command again", capsys.readouterr().err)

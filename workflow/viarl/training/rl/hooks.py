@@ -9,15 +9,7 @@ from trl import GRPOTrainer
 HOOKS = {
     "_get_train_sampler": ("self", "dataset"),
     "get_train_dataloader": ("self",),
-    "_get_dataloader": (
-        "self",
-        "dataset",
-        "description",
-        "batch_size",
-        "sampler_fn",
-        "is_training",
-        "dataloader_key",
-    ),
+    "_get_dataloader": ("self", "dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"),
     "_prepare_inputs": ("self", "generation_batch"),
     "_compute_loss": ("self", "model", "inputs"),
     "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),

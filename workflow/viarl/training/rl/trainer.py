@@ -272,11 +272,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
     def _check(self, group: Group) -> None:
         with self.accelerator.autocast():
             check_shared_prefix(
-                self.model_wrapped,
-                group,
-                pad=self.pad,
-                temperature=self.setting.temperature,
-                dtype=self.task.dtype,
+                self.model_wrapped, group, pad=self.pad, temperature=self.setting.temperature, dtype=self.task.dtype
             )
         self.checked = True
 
