@@ -159,11 +159,7 @@ def test_no_reply_in_time_is_a_failure(serve: Callable[..., Server]) -> None:
 @pytest.mark.parametrize(
     ("status", "content", "says"),
     [
-        (
-            404,
-            {"error": {"message": "The model does not exist."}},
-            "does not exist.*the server has the-served-one",
-        ),
+        (404, {"error": {"message": "The model does not exist."}}, "does not exist.*the server has the-served-one"),
         (404, {"detail": "Not Found"}, "Not Found.*answerer.endpoint.url"),
         (401, "who are you", "OPENAI_API_KEY"),
         (400, {"message": "At most 1 image(s) may be provided"}, "At most 1 image"),

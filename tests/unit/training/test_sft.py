@@ -23,7 +23,8 @@ from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import tune_answerer
 from viarl.stages.tune_answerer import Settings
 from viarl.tracking.record import Tracking, read_record
-from viarl.training.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, schedule, target_text
+from viarl.training.libraries import schedule
+from viarl.training.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, target_text
 from viarl.training.sft.settings import TunedAnswerer, Tuning
 from viarl.training.sft.trainer import SupervisedTrainer
 
@@ -116,10 +117,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
             self.add_callback(SignalAt(2))
             return super().train(**options)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SystemExit, match="143"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):
         patch.setattr(tune_answerer, "SupervisedTrainer", Signalled)
         run(settings, "stopped")
     assert re.search(r"SIGTERM(.|\n)*by a signal at step 3 of 6.*the same command again", capsys.readouterr().err)
@@ -235,10 +233,10 @@ def test_targets_follow_from_the_item_and_its_own_words() -> None:
 
 
 def test_every_example_comes_once_a_pass() -> None:
-    order = schedule(5, steps=4, batch_size=3, seed=1)
+    order = schedule(5, 12, seed=1)
     assert len(order) == 12 and sorted(order[:5]) == sorted(order[5:10]) == list(range(5))
-    assert order == schedule(5, 4, 3, 1) != schedule(5, 4, 3, 2)
-    assert schedule(5, 8, 3, 1)[:12] == order
+    assert order == schedule(5, 12, 1) != schedule(5, 12, 2)
+    assert schedule(5, 24, 1)[:12] == order
 
 
 def test_a_saved_answerer_loads_and_replies(settings: Settings) -> None:

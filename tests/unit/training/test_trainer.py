@@ -21,7 +21,7 @@ from viarl.tracking.monitor import Monitor
 from viarl.tracking.record import Tracking, read_record
 from viarl.tracking.start import start_run
 from viarl.training.rl import attention
-from viarl.training.rl.data import training_order
+from viarl.training.rl.data import training_rows
 from viarl.training.rl.hooks import check_trl
 from viarl.training.rl.reward import PARTS
 from viarl.training.rl.settings import SelectorTask, Training
@@ -304,6 +304,6 @@ def test_settings_that_do_not_fit_are_refused(start, tmp_path):
 
 
 def test_training_order_passes_over_all_items():
-    order = training_order(5, 12, 1)
+    order = list(training_rows(ITEMS[:5], 12, 1)["item"])
     assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5)) and len(order) == 12
-    assert order != training_order(5, 12, 2)
+    assert order != list(training_rows(ITEMS[:5], 12, 2)["item"])

@@ -46,10 +46,7 @@ class Own:
         return extract_letter(reply, item.options)
 
 
-ANSWERER_INSTRUCTION = {
-    "paper": "Answer with the option's letter from the given choices directly.",
-    "short": "Answer.",
-}
+ANSWERER_INSTRUCTION = {"paper": "Answer with the option's letter from the given choices directly.", "short": "Answer."}
 # Behind "A": a word that an article can stand before. (No article stands before these; then the A is an option.)
 _NOUN = r"\s(?!(?:and|as|at|based|because|but|for|from|in|is|on|or|since|so|that|was|which|with)\b)[a-z]"
 

@@ -35,8 +35,7 @@ class AnswererSettings(ModelSettings):
     """How the answerer is asked."""
 
     frames_as: Literal["video", "images"] = key(
-        "how the selected frames are shown: as one video, or as an image each, which servers take",
-        default="video",
+        "how the selected frames are shown: as one video, or as an image each, which servers take", default="video"
     )
     backend: Literal["transformers", "endpoint"] = key(
         "where it answers: in this process, or on a server that speaks the OpenAI protocol", default="transformers"

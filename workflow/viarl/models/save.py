@@ -24,12 +24,21 @@ def restore_weights(model: Any, checkpoint: Path) -> None:
     model.load_state_dict(restored.state_dict())
 
 
+def flush_files(folder: Path) -> dict[str, int]:
+    """Flush the files in a folder to disk; return their sizes in bytes by relative path, sorted."""
+    sizes = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        sizes[str(file.relative_to(folder))] = file.stat().st_size
+    return sizes
+
+
 def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
     """Write an ordinary checkpoint folder (adapters merged into the weights, cast to `dtype` if given).
 
     The files are written aside, flushed and moved in; `model.safetensors`, which rules declare, comes last.
-
-    Returns: with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
+    with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
     """
     measured = {}
     if hasattr(model, "merge_and_unload"):
@@ -37,7 +46,7 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
 
         kind = str(model.dtype).removeprefix("torch.")
         model, lost = merge(model)
-        measured["merge/lost"] = lost
+        measured = {"merge/lost": lost}
         said = f"{lost:.2%} of what the adapters learnt is lost in the {kind} weights that they are merged into"
         remedy = "; give adapters a higher learning rate (ten times that of full training), or set dtype to float32"
         say(f"warning: {said}{remedy}" if lost > MOST_LOST else said)
@@ -50,10 +59,7 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
             aside.mkdir()
             model.save_pretrained(aside, max_shard_size="1000GB")
             processor.save_pretrained(aside)
-            write_json(aside / SIZES, {file.name: file.stat().st_size for file in sorted(aside.iterdir())})
-            for file in aside.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+            write_json(aside / SIZES, flush_files(aside))
             folder.mkdir(exist_ok=True)
             (folder / weights.name).unlink(missing_ok=True)
             for file in [*sorted(path for path in aside.iterdir() if path != weights), weights]:

@@ -32,11 +32,7 @@ class Pick:
     failed: str = ""
 
 
-_TYPES = {
-    "valid": pyarrow.bool_(),
-    "tokens": pyarrow.int32(),
-    "indices": pyarrow.list_(pyarrow.int32()),
-}
+_TYPES = {"valid": pyarrow.bool_(), "tokens": pyarrow.int32(), "indices": pyarrow.list_(pyarrow.int32())}
 SCHEMA = pyarrow.schema([(field.name, _TYPES.get(field.name, pyarrow.string())) for field in fields(Pick)])
 
 

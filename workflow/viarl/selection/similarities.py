@@ -30,11 +30,7 @@ class ImageTextModel(Protocol):
 
 
 def similarities(
-    model: ImageTextModel,
-    cache: "FrameCache",
-    items: Sequence[Item],
-    batch_size: int,
-    progress: Progress | None = None,
+    model: ImageTextModel, cache: "FrameCache", items: Sequence[Item], batch_size: int, progress: Progress | None = None
 ) -> dict[str, np.ndarray]:
     """Return {item id: (n_frames,) float32 cosines of its video's candidate frames and its question without options}.
 

@@ -22,7 +22,7 @@ AKS_DEPTH = 5  # halvings at most (AKS)
 QFRAME_TEMPERATURE = 0.8  # of the softmax over similarities (Q-Frame)
 
 
-def item_generator(draw: int, item_id: str) -> np.random.Generator:
+def item_generator(draw: int | str, item_id: str | int) -> np.random.Generator:
     """Return a generator that depends on the number of the draw and the item alone, not on other items."""
     digest = hashlib.sha256(f"{draw} {item_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

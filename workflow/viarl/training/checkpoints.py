@@ -1,20 +1,10 @@
 """Training that survives a kill: checkpoints that know their configuration, a stop that saves first, whole models.
 
-A training stage keeps `transformers.Trainer` checkpoints in a folder of its own that no rule declares. The folder holds
-the identity of the training (settings and hashes of the inputs); checkpoints of another identity are never resumed.
-A checkpoint counts only with its marker, written after all its files are on disk, and older ones go after that. One
-process at a time has the folder, and with it the right to write the model (viarl.lock).
-
-    with Checkpoints(folder, identity({"seed": 1}, {"items": settings.items})) as checkpoints:
-        resumed = checkpoints.latest()
-        stop = CheckpointCallback(checkpoints)
-        trainer = SomeTrainer(args=arguments(output_dir=str(folder), save_total_limit=None, ...), callbacks=[stop])
-        with stop:
-            trainer.train(resume_from_checkpoint=resumed)
-        record.log_metrics(checkpoints.finish(trainer, processor, output_folder))
+A training stage keeps `transformers.Trainer` checkpoints in a folder of its own that no rule declares. Those of another
+identity (settings and hashes of the inputs) are never resumed. A checkpoint counts only with its marker, written after
+all its files are on disk, and older ones go after that. One process at a time has the folder (viarl.lock).
 """
 
-import os
 import shutil
 import signal
 import time
@@ -28,14 +18,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from viarl.faults import Outage
 from viarl.files import clear_write_errors, read_json, sha256_json, write_json
 from viarl.lock import LOCK, OWNER, SUCCESSOR, FolderLock
-from viarl.models.save import restore_weights, save_model
+from viarl.models.save import flush_files, restore_weights, save_model
 from viarl.models.shards import trained_model
 from viarl.processes import any_process, layout, meet, of_first, rank
 from viarl.progress import leave_broken_pipes, say
 
 IDENTITY = "identity.json"
 MARKER = "complete.json"
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def working_folder(model: Path) -> Path:
@@ -46,10 +35,7 @@ def working_folder(model: Path) -> Path:
 class Checkpoints:
     """The checkpoints of one training: `folder`/checkpoint-N, written by a `Trainer` whose output_dir is `folder`.
 
-    Args:
-        folder: undeclared working folder, beside the outputs.
-        identity: see the function `identity`.
-        keep: complete checkpoints that are kept, the newest.
+    `identity` is the training's (viarl.identity.identity); the newest `keep` complete checkpoints stay.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], keep: int = 1) -> None:
@@ -71,9 +57,8 @@ class Checkpoints:
 
         Errors: ValueError if it belongs to a training with other settings or inputs; says which, and the remedy.
         """
-        complete = self._complete()
         path = self.folder / IDENTITY
-        if complete:
+        if complete := self._complete():
             before = read_json(path) if path.exists() else {}
             names = sorted(name for name in {*before, *self.identity} if before.get(name) != self.identity.get(name))
             if names:
@@ -85,9 +70,8 @@ class Checkpoints:
         if self.first:
             self.lock.check()
             write_json(path, self.identity)
-            for folder in self._all():
-                if folder not in complete:
-                    shutil.rmtree(folder)
+            for folder in set(self._all()) - set(complete):
+                shutil.rmtree(folder)
         return complete[-1] if complete else None
 
     def note(self, name: str) -> Any:
@@ -104,19 +88,16 @@ class Checkpoints:
 
     def mark_complete(self, checkpoint: Path) -> None:
         """Flush a checkpoint's files to disk, mark it complete, then remove those that are no longer kept."""
-        sizes: dict[str, int] = {}
         with clear_write_errors(checkpoint):
-            for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER):
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-                sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+            sizes = flush_files(checkpoint)
+        sizes.pop(MARKER, None)
         self.lock.check()
         write_json(checkpoint / MARKER, sizes)
         for old in self._complete()[: -self.keep]:
             shutil.rmtree(old)
 
     def finish(self, trainer: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
-        """Save the trained model, then remove the checkpoints; to be called by all processes.
+        """Save the trained model, then remove the checkpoints (collective).
 
         Returns: what `save_model` measured, for the record; nothing in other processes than the first.
         """
@@ -155,10 +136,9 @@ def _is_complete(checkpoint: Path) -> bool:
 class CheckpointCallback(TrainerCallback):
     """Marks each checkpoint when it is complete; on SIGTERM or SIGINT saves one after the step and ends the training.
 
-    It listens within its `with` block, which ends the process with status 143 (or 130) if a signal ended the training,
-    also where that was waiting for a service (see `signalled`).
-    Clusters send SIGTERM several times, so a second one changes nothing; a second Ctrl-C ends at once. With several
-    processes, all stop when one was told to.
+    Its `with` block ends the process with status 143 (or 130) if a signal ended the training, also where that was
+    waiting for a service. Clusters send SIGTERM several times, so a second one changes nothing; a second Ctrl-C ends at
+    once. With several processes, all stop when one was told to.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -174,7 +154,7 @@ class CheckpointCallback(TrainerCallback):
         return self._signalled is not None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -221,17 +201,12 @@ class ExactResume:
     """Base of the trainers, before TRL's: checkpoints are written whole or not at all, and restored exactly.
 
     Where a service's outage ends the training, the state after the last step is saved first.
-
-    `adapters`: whether the checkpoints hold adapters, which transformers restores by itself.
     """
 
-    adapters = False
+    adapters = False  # whether the checkpoints hold adapters, which transformers restores by itself
 
     def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
-        """Train; all processes go on from the first one's checkpoint, for it alone has the folder's lock.
-
-        An Outage is raised again once a checkpoint holds the steps that were done.
-        """
+        """Train; all processes go on from the first one's checkpoint. An Outage is raised once its steps are saved."""
         trainer: Any = self
         step = of_first(int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0)
         folder = Path(resume_from_checkpoint).parent if resume_from_checkpoint else Path(trainer.args.output_dir)

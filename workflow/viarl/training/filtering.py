@@ -1,12 +1,13 @@
 """Training questions that teach nothing are dropped before reinforcement learning.
 
-The paper says only that CLIP samples frames and that less informative items are dropped; its exact rule is not
-published. Three rules are offered, each judged by the untouched answerer; the data card says what each would drop.
+The paper says only that CLIP samples frames and that less informative items are dropped; its rule is not published.
+Three rules are offered, each judged by the untouched answerer; the data card says what each would drop.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,30 +34,18 @@ RULE_TEXTS = {
         "earns the same reward."
     ),
 }
-SURVEY_ITEMS = 200  # items on which the data card compares all rules
 
 
+@dataclass(frozen=True)
 class Filter:
-    """Judges items with an answerer.
+    """Judges items with the untouched answerer; a random draw depends on the seed and the item alone."""
 
-    Args:
-        answerer: the untouched answerer.
-        scores: CLIP similarities by item id; items without them cannot be judged by the contrast rule.
-        selected: K, frames the answerer sees.
-        seed: of the random draws; a draw depends on the seed and the item alone.
-    """
-
-    def __init__(
-        self,
-        answerer: BaseAnswerer,
-        cache: "FrameCache",
-        scores: Mapping[str, np.ndarray],
-        selected: int,
-        seed: int,
-        settings: FilterSettings,
-    ) -> None:
-        self.answerer, self.cache, self.scores = answerer, cache, scores
-        self.selected, self.seed, self.settings = selected, seed, settings
+    answerer: BaseAnswerer
+    cache: "FrameCache"
+    scores: Mapping[str, np.ndarray]  # CLIP similarities by item id; the contrast rule cannot judge items without
+    selected: int  # K, frames the answerer sees
+    seed: int
+    settings: FilterSettings
 
     def reasons(self, items: Sequence[Item], rule: str) -> list[str]:
         """Return why each item is dropped under a rule, "" where it is kept.
@@ -65,12 +54,11 @@ class Filter:
         """
         unusable = [self._unusable(item, rule) for item in items]
         judged = [item for item, reason in zip(items, unusable, strict=True) if not reason]
-        judge = {"none": self._none, "blind": self._blind, "contrast": self._contrast, "variance": self._variance}[rule]
-        verdicts = iter(judge(judged))
+        judge = {"blind": self._blind, "contrast": self._contrast, "variance": self._variance}.get(rule)
+        verdicts = iter(judge(judged) if judge else [""] * len(judged))
         return [reason or next(verdicts) for reason in unusable]
 
     def _text(self, rule: str) -> str:
-        """Return a rule in words, with its numbers."""
         and_never = " or never right" if self.settings.drop_never_right else ""
         return RULE_TEXTS[rule].format(draws=self.settings.draws, and_never=and_never)
 
@@ -89,9 +77,6 @@ class Filter:
         right = [reply.letter == request.item.answer for reply, request in zip(replies, requests, strict=True)]
         return np.array(right, dtype=bool).reshape(-1, each)
 
-    def _none(self, items: Sequence[Item]) -> list[str]:
-        return [""] * len(items)
-
     def _blind(self, items: Sequence[Item]) -> list[str]:
         requests = [Request(rotated(item, shift)) for item in items for shift in range(len(item.options))]
         right = self._right(requests, 1)[:, 0]
@@ -102,28 +87,25 @@ class Filter:
     def _contrast(self, items: Sequence[Item]) -> list[str]:
         requests = []
         for item in items:
-            own = self.scores[item.id]
-            top, bottom = clip_topk(own, self.selected), clip_bottomk(own, self.selected)
-            requests += [Request(item, tuple(top)), Request(item), Request(item, tuple(bottom))]
-        verdicts = []
-        for top, blind, bottom in self._right(requests, 3).tolist():
-            keep = (top and not blind) or not bottom
-            guessed = "right without frames" if blind else "right with unlike, wrong with like frames"
-            verdicts.append("" if keep else guessed)
-        return verdicts
+            top, bottom = (tuple(pick(self.scores[item.id], self.selected)) for pick in (clip_topk, clip_bottomk))
+            requests += [Request(item, top), Request(item), Request(item, bottom)]
+        guessed = "right with unlike, wrong with like frames"
+        return [
+            "" if (top and not blind) or not bottom else "right without frames" if blind else guessed
+            for top, blind, bottom in self._right(requests, 3).tolist()
+        ]
 
     def _variance(self, items: Sequence[Item]) -> list[str]:
         draws = self.settings.draws
         requests = []
         for item in items:
-            generator = item_generator(self.seed, item.id)
-            count = self.cache.count(item.video)
+            generator, count = item_generator(self.seed, item.id), self.cache.count(item.video)
             requests += [Request(item, tuple(random(count, self.selected, generator))) for _ in range(draws)]
         right = self._right(requests, draws).sum(1)
         never = "never right" if self.settings.drop_never_right else ""
         return ["always right" if hits == draws else never if hits == 0 else "" for hits in right.tolist()]
 
-    def data_card(self, items: Sequence[Item], reasons: Sequence[str], survey: int = SURVEY_ITEMS) -> dict[str, Any]:
+    def data_card(self, items: Sequence[Item], reasons: Sequence[str], survey: int = 200) -> dict[str, Any]:
         """Return what was found, kept and dropped: in all, by source and by task; and what each rule would drop.
 
         The comparison of rules is made on at most `survey` items, chosen by a hash of their ids.
@@ -133,7 +115,7 @@ class Filter:
             rule: {
                 "text": self._text(rule),
                 "examined": len(sample),
-                "would_drop": _counts([reason for reason in self.reasons(sample, rule) if reason]),
+                "would_drop": _counts(self.reasons(sample, rule)),
             }
             for rule in RULE_TEXTS
         }
@@ -142,7 +124,7 @@ class Filter:
             "rule_text": self._text(self.settings.rule),
             "draws": self.settings.draws,
             "drop_never_right": self.settings.drop_never_right,
-            **_share(items, reasons),
+            **_share(reasons),
             "by_source": _by(items, reasons, lambda item: item.source),
             "by_task": _by(items, reasons, lambda item: item.task),
             "bad_videos": {
@@ -155,19 +137,15 @@ class Filter:
 
 
 def _counts(reasons: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(reasons).items()))
+    return dict(sorted(Counter(filter(None, reasons)).items()))
 
 
-def _share(items: Sequence[Item], reasons: Sequence[str]) -> dict[str, Any]:
-    dropped = [reason for reason in reasons if reason]
-    return {"found": len(items), "kept": len(items) - len(dropped), "dropped": _counts(dropped)}
+def _share(reasons: Sequence[str]) -> dict[str, Any]:
+    return {"found": len(reasons), "kept": reasons.count(""), "dropped": _counts(reasons)}
 
 
 def _by(items: Sequence[Item], reasons: Sequence[str], name: Callable[[Item], str]) -> dict[str, Any]:
-    groups: dict[str, list[tuple[Item, str]]] = {}
+    groups: dict[str, list[str]] = {}
     for item, reason in zip(items, reasons, strict=True):
-        groups.setdefault(name(item) or "unknown", []).append((item, reason))
-    return {
-        group: _share([item for item, _ in pairs], [reason for _, reason in pairs])
-        for group, pairs in sorted(groups.items())
-    }
+        groups.setdefault(name(item) or "unknown", []).append(reason)
+    return {group: _share(own) for group, own in sorted(groups.items())}

@@ -1,13 +1,10 @@
-"""Start a stage in one process, or in several through `accelerate launch`.
+"""Start a stage in one process, or in several on this machine through `accelerate launch`.
 
     python -m viarl.training.launch viarl.stages.train_selector --settings '{…}' --items a.jsonl …
 
-`launcher` in $VIARL_RUNTIME says how. One process without sharding is the stage itself, in this very process. Several
-run on this machine alone (more machines are not supported), each on its own GPU (viarl.training.process). The log is
-the first one's; of the others the last lines are shown, and only where they fail.
-
-SIGTERM and SIGINT are passed on to all of them, which save a checkpoint and end; the exit status is then 143 or 130, as
-that of one process. When one fails, the others are ended, within half a minute also where they wait for the dead one.
+`launcher` in $VIARL_RUNTIME says how. The log is the first process's; of the others the last lines are shown, and only
+where they fail. SIGTERM and SIGINT are passed on to all of them, which save a checkpoint and end; the exit status is
+then 143 or 130, as that of one process. When one fails, the others are ended within half a minute.
 """
 
 import importlib.util
@@ -33,7 +30,6 @@ from viarl.config.launcher import KINDS, accelerate_kind
 from viarl.progress import leave_broken_pipes, say
 
 AGAIN_S = 5.0  # seconds until a signal is passed on again, for processes that were just being started
-LAST = 30  # lines of a failed process that are shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def launcher_of(arguments: Sequence[str]) -> Launcher:
     """Return how the stage with these arguments is started; an ablation may have it started in its own way."""
     parser = ArgumentParser(allow_abbrev=False)
     parser.add_argument("--settings", default="{}")
-    known, _ = parser.parse_known_args(list(arguments))
+    known, _ = parser.parse_known_args(arguments)
     runtime = of_run(json.loads(os.environ.get(RUNTIME_VARIABLE, "{}")), json.loads(known.settings))
     given = runtime.get("launcher", {})
     config = Path(given["config"]) if given.get("config") else None
@@ -127,7 +123,7 @@ def _show(outputs: Path, number: int, processes: int) -> None:
     """Print the last lines of a process, each with its number; the first one's are in the log."""
     for path in sorted(outputs.glob(f"*/attempt_0/{number}/std*.log")):
         with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-            for line in deque(lines, LAST):
+            for line in deque(lines, maxlen=30):
                 shown = line.rstrip().rpartition("\r")[2]  # of a line that was written over, what was left to see
                 say(f"[process {number + 1} of {processes}] {shown}")
 

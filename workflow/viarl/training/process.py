@@ -17,8 +17,6 @@ from torch import distributed
 from viarl.processes import meet
 from viarl.progress import say
 
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
-POLITE = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exiting")
 
 
@@ -43,12 +41,12 @@ def run_stage(module: str) -> int:
 def main() -> None:
     """Run the stage that the command line names."""
     # whoever started this may be killed: without it nothing would end this process
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if torch.cuda.is_available() and "ACCELERATE_USE_CPU" not in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     sys.argv = sys.argv[1:]
     status = run_stage(sys.argv[0])
-    if status in POLITE and distributed.is_initialized():
+    if status in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT) and distributed.is_initialized():
         with suppress(RuntimeError):  # the connection to one that has been here is lost
             meet()  # who ended while others still write would have them ended
             distributed.destroy_process_group()

@@ -5,12 +5,11 @@
     Â_t = (A_t - mean) / std              over all valid tokens of the global batch
     loss = -mean over tokens of min(ratio Â, clip(ratio, 1 ± epsilon) Â)
 
-Departure from the authors' code, towards the algorithm: they whiten on each GPU by itself, here it is the global batch.
-Pure functions on tensors; `sum_over_processes` is what makes a batch global (accelerate's reduce, or the identity).
+Departure from the authors' code, towards the algorithm: they whiten on each GPU by itself, here it is the global batch,
+through `sum_over_processes` (accelerate's reduce, or the identity).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -38,10 +37,8 @@ def returns_to_go(
 ) -> torch.Tensor:
     """Return each token's discounted sum of rewards to come, (N, T), zero where `mask` is.
 
-    Args:
-        rewards: (N,) earned by the last valid token.
-        kl: (N, T) the token's k1, log pi_old - log pi_ref, taken from the reward beta times.
-        mask: (N, T) bool, true for a completion's tokens, which come first in each row.
+    `rewards` (N,) are earned by the last valid token, `kl` (N, T) is each token's k1; `mask` (N, T) bool is true for a
+    completion's tokens, which come first in each row.
     """
     token_rewards = -beta * kl * mask
     last = mask.sum(1) - 1
@@ -73,32 +70,21 @@ def token_advantages(
     gamma: float,
     sum_over_processes: Sum,
 ) -> torch.Tensor:
-    """Return the advantages (N, T) of one rollout (see the module's formulas).
-
-    Args: rewards (N,), kl (N, T), mask (N, T) bool. `group-normalised` is not whitened: it is scaled in its groups.
-    """
+    """Return the advantages (N, T) of one rollout; `group-normalised` is not whitened: it is scaled in its groups."""
     returns = returns_to_go(shape_rewards(rewards, group_size, algorithm), kl, mask, beta, gamma)
     return returns if algorithm == "group-normalised" else whiten(returns, mask, sum_over_processes)
 
 
-@dataclass(frozen=True)
-class PolicyLoss:
-    """loss: scalar, summed over tokens; clipped: how many tokens the clip bounded."""
-
-    loss: torch.Tensor
-    clipped: torch.Tensor
-
-
 def policy_loss(
     log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, epsilon: float
-) -> PolicyLoss:
-    """Return PPO's clipped loss summed over tokens; the caller divides by the tokens of the global batch.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return PPO's clipped loss, a scalar summed over tokens, and how many tokens the clip bounded.
 
-    All arguments but `epsilon` are (N, T).
+    All arguments but `epsilon` are (N, T). The caller divides by the tokens of the global batch.
     """
     ratio = torch.exp(log_probs - old_log_probs)
     bounded = ratio.clamp(1 - epsilon, 1 + epsilon)
     gain = torch.minimum(ratio * advantages, bounded * advantages)
     with torch.no_grad():
         clipped = ((bounded * advantages < ratio * advantages) & mask).sum()
-    return PolicyLoss(-(gain * mask).sum(), clipped)
+    return -(gain * mask).sum(), clipped

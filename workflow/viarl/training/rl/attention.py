@@ -1,10 +1,8 @@
 """Attention for rows of the form [prompt | completion 1 | … | completion G], without the pairs that are masked anyway.
 
-A tree mask lets every completion look at every other one and throws the result away: with long completions that is
-most of the attention's work. Here the prompt attends causally to itself, and each completion to [prompt, itself], in
-two calls of PyTorch's attention. Registered with transformers under a name of its own; where no `shared_prefix` layout
-is given (rollout, evaluation), it is its "sdpa". The layout travels as an argument of the forward, so that gradient
-checkpointing, which runs layers again in the backward pass, finds it.
+The prompt attends causally to itself, and each completion to [prompt, itself], in two calls of PyTorch's attention.
+Registered with transformers under a name of its own; where no `shared_prefix` layout is given (rollout, evaluation), it
+is its "sdpa". The layout is an argument of the forward, so that gradient checkpointing finds it in the backward pass.
 """
 
 from dataclasses import dataclass
@@ -21,23 +19,14 @@ NAME = "sdpa_shared_prefix"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the N completions of B groups lie in rows of S = P + C tokens.
+    """Where the N completions of B groups lie in rows of S = P + C tokens."""
 
-    Attributes:
-        prompt: P, columns of the prompts, padded on the left.
-        group: (N,) the row of each completion.
-        source: (N, T) each token's place among the flattened B x C completion columns; padding points anywhere.
-        place: (B * C,) the inverse: each column's place among the flattened N x T tokens, -1 for padding.
-        prompt_mask: (B, 1, P, P) bool, or None where no prompt is padded.
-        completion_mask: (N, 1, T, P + T) bool.
-    """
-
-    prompt: int
-    group: torch.Tensor
-    source: torch.Tensor
-    place: torch.Tensor
-    prompt_mask: torch.Tensor | None
-    completion_mask: torch.Tensor
+    prompt: int  # P, columns of the prompts, padded on the left
+    group: torch.Tensor  # (N,) the row of each completion
+    source: torch.Tensor  # (N, T) each token's place among the flattened B x C completion columns; padding anywhere
+    place: torch.Tensor  # (B * C,) the inverse: each column's place among the flattened N x T tokens, -1 for padding
+    prompt_mask: torch.Tensor | None  # (B, 1, P, P) bool, or None where no prompt is padded
+    completion_mask: torch.Tensor  # (N, 1, T, P + T) bool
 
 
 def build_layout(lengths: list[list[int]], prompt_lengths: list[int], width: int, device: torch.device) -> Layout:
@@ -55,18 +44,14 @@ def build_layout(lengths: list[list[int]], prompt_lengths: list[int], width: int
     place[source[real]] = torch.arange(real.numel()).view(real.shape)[real]
     visible = torch.arange(prompt) >= prompt - torch.tensor(prompt_lengths)[:, None]  # (B, P)
     causal = columns[:, None] >= columns
-    completion_mask = torch.cat([visible[group][:, None].expand(-1, longest, -1), causal.expand(len(flat), -1, -1)], 2)[
-        :, None
-    ]
+    mask = torch.cat([visible[group][:, None].expand(-1, longest, -1), causal.expand(len(flat), -1, -1)], 2)[:, None]
     prompt_mask = None
     if not bool(visible.all()):
         order = torch.arange(prompt)
         # padding sees itself, lest its softmax be over nothing
-        prompt_mask = ((order[:, None] >= order) & visible[:, None]) | (order[:, None] == order)
-        prompt_mask = prompt_mask[:, None].to(device)
-    return Layout(
-        prompt, group.to(device), source.to(device), place.to(device), prompt_mask, completion_mask.to(device)
-    )
+        seen = ((order[:, None] >= order) & visible[:, None]) | (order[:, None] == order)
+        prompt_mask = seen[:, None].to(device)
+    return Layout(prompt, group.to(device), source.to(device), place.to(device), prompt_mask, mask.to(device))
 
 
 def shared_prefix_attention(

@@ -2,18 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 from datasets import Dataset
 from torch.utils.data import Sampler
 
 from viarl.items import Item
-
-
-def training_order(count: int, total: int, seed: int) -> list[int]:
-    """Return `total` numbers below `count`: shuffled passes over all items, one after the other."""
-    rng = np.random.default_rng([seed, count])
-    passes = [rng.permutation(count) for _ in range(-(-total // count))]
-    return [int(number) for number in np.concatenate(passes)[:total]]
+from viarl.training.libraries import schedule
 
 
 def training_rows(items: Sequence[Item], total: int, seed: int) -> Dataset:
@@ -21,10 +14,9 @@ def training_rows(items: Sequence[Item], total: int, seed: int) -> Dataset:
 
     A training is one pass over these rows, so that a resume finds its place by counting.
     """
-    order = training_order(len(items), total, seed)
-    return Dataset.from_dict(
-        {"prompt": [items[number].id for number in order], "item": order, "slot": list(range(total))}
-    )
+    order = schedule(len(items), total, [seed, len(items)])
+    prompts = [items[number].id for number in order]
+    return Dataset.from_dict({"prompt": prompts, "item": order, "slot": list(range(total))})
 
 
 class RolloutSampler(Sampler[int]):

@@ -6,9 +6,8 @@ The G completions of a group share their prompt, most of which is video. Each gr
 
 with an attention in which a completion sees the prompt and itself, but no other completion
 (viarl.training.rl.attention, or a mask), and with the positions that each completion would have on its own. That is
-exact, not an approximation: log-probabilities and gradients equal those of G separate rows
-(tests/unit/training/test_prefix.py, in float64). It needs no key-value cache, so gradient checkpointing and wrapped
-models (DDP, DeepSpeed, PEFT) work; the only demand is an attention that takes a mask (sdpa, eager). Similar:
+exact: log-probabilities and gradients equal those of G separate rows (tests/unit/training/test_prefix.py, in float64).
+It needs no key-value cache, so gradient checkpointing and wrapped models (DDP, DeepSpeed, PEFT) work. Similar:
 PrefixGrouper (github: johncaged/PrefixGrouper).
 """
 
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from viarl.models.encode import Prompt, left_pad, video_outputs
@@ -35,14 +35,11 @@ class Group:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Per-token results, (N, T), completions of all groups in order, padded on the right with zeros.
-
-    entropy is that of the distribution each token was drawn from, without gradient; mask is bool.
-    """
+    """Per-token results, (N, T), completions of all groups in order, padded on the right with zeros."""
 
     log_probs: torch.Tensor
-    entropy: torch.Tensor
-    mask: torch.Tensor
+    entropy: torch.Tensor  # of the distribution each token was drawn from, without gradient
+    mask: torch.Tensor  # bool
 
 
 def completion_mask(groups: Sequence[Group]) -> torch.Tensor:
@@ -52,27 +49,17 @@ def completion_mask(groups: Sequence[Group]) -> torch.Tensor:
 
 
 def shared_log_probs(model: Any, groups: Sequence[Group], *, pad: int, temperature: float = 1.0) -> LogProbs:
-    """Return the completions' log-probabilities under `model`, one row a group (see the module).
+    """Return the completions' log-probabilities under `model`, possibly wrapped, in one call, a row a group.
 
-    Args:
-        model: Qwen2.5-VL, possibly wrapped; called once.
-        groups: B groups; their prompts hold vision features, or pixels to run the vision tower with gradients.
-        pad: token id for padding.
-        temperature: divides the logits, as in the rollout.
+    Prompts hold vision features, or pixels to run the vision tower with gradients. `temperature` divides the logits.
 
     Errors: ValueError where a prompt's video would be dropped, or the attention cannot take a mask.
     """
     device = next(model.parameters()).device
-    rows = [torch.cat(group.completions) for group in groups]
-    width = max(map(len, rows))
-    ids = torch.cat(
-        [
-            left_pad([group.prompt.input_ids for group in groups], pad),
-            torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=pad) for row in rows]),
-        ],
-        1,
-    )
-    segments, positions = _layout(groups, width)
+    rows = pad_sequence([torch.cat(group.completions) for group in groups], batch_first=True, padding_value=pad)
+    ids = torch.cat([left_pad([group.prompt.input_ids for group in groups], pad), rows], 1)
+    width = rows.shape[1]
+    segments, positions = _layout(groups)
     masking: dict[str, Any]
     if (kind := _attention(model)) == attention.NAME:
         lengths = [[len(completion) for completion in group.completions] for group in groups]
@@ -109,26 +96,19 @@ def plain_log_probs(model: Any, groups: Sequence[Group], *, pad: int, temperatur
             scaled = _scaled(logits, temperature).log_softmax(-1)
             rows.append(scaled.gather(1, completion[:, None].to(device))[:, 0])
             entropies.append(-(scaled.exp() * scaled).sum(-1).detach())
-
-    def stack(values: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([torch.nn.functional.pad(value, (0, mask.shape[1] - len(value))) for value in values])
-
-    return LogProbs(stack(rows), stack(entropies), mask)
+    return LogProbs(pad_sequence(rows, batch_first=True), pad_sequence(entropies, batch_first=True), mask)
 
 
-def _layout(groups: Sequence[Group], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _layout(groups: Sequence[Group]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return segments (B, S) (-1 padding, 0 prompt, g completion g) and positions (3, B, S)."""
     prompt_segments = left_pad([torch.ones_like(group.prompt.input_ids) for group in groups]) - 1
     prompt_positions = left_pad([group.prompt.positions for group in groups])
-    segments = torch.full((len(groups), width), -1)
-    positions = torch.zeros((len(groups), 3, width), dtype=torch.long)
-    for row, group in enumerate(groups):
-        start = 0
-        for number, completion in enumerate(group.completions, 1):
-            end = start + len(completion)
-            segments[row, start:end] = number
-            positions[row, :, start:end] = group.prompt.next_position + torch.arange(len(completion))
-            start = end
+    numbers, places = [], []
+    for group in groups:
+        numbers.append(torch.cat([torch.full((len(own),), n) for n, own in enumerate(group.completions, 1)]))
+        places.append(torch.cat([group.prompt.next_position + torch.arange(len(own)) for own in group.completions]))
+    segments = pad_sequence(numbers, batch_first=True, padding_value=-1)
+    positions = pad_sequence(places, batch_first=True)[:, None].expand(-1, 3, -1)
     return torch.cat([prompt_segments, segments], 1), torch.cat([prompt_positions, positions], 2).permute(1, 0, 2)
 
 
@@ -189,18 +169,15 @@ def _gather(logits: torch.Tensor, groups: Sequence[Group], temperature: float) -
     """Read each completion token's log-probability from the logits of the token before it, (B, K, V) -> (N, T)."""
     rows, kept, vocabulary = logits.shape
     device = logits.device
-    mask = completion_mask(groups)
-    source = torch.zeros(mask.shape, dtype=torch.long)  # row of the flat logits; 0 of a group is its prompt's last
-    number = 0
+    places = []  # row of the flat logits; 0 of a group is its prompt's last
     for row, group in enumerate(groups):
         start = row * kept
         for completion in group.completions:
-            source[number, 1 : len(completion)] = start + 1 + torch.arange(len(completion) - 1)
-            source[number, 0] = row * kept
+            places.append(start + torch.arange(len(completion)))
+            places[-1][0] = row * kept
             start += len(completion)
-            number += 1
     tokens = torch.cat([completion for group in groups for completion in group.completions]).to(device)
-    source, mask = source.to(device), mask.to(device)
+    source, mask = pad_sequence(places, batch_first=True).to(device), completion_mask(groups).to(device)
     flat = logits.view(rows * kept, vocabulary)
     chunks = flat.split(max(1, LOGITS_A_CHUNK // vocabulary))
     if len(chunks) > 1 and torch.is_grad_enabled():
@@ -210,6 +187,6 @@ def _gather(logits: torch.Tensor, groups: Sequence[Group], temperature: float) -
         normalisers = [_normaliser(chunk, temperature) for chunk in chunks]
     log_z, entropy = (torch.cat(parts) for parts in zip(*normalisers, strict=True))
     valid = source[mask]
-    log_probs = log_z.new_zeros(mask.shape)
-    log_probs = log_probs.masked_scatter(mask, _scaled(flat[valid, tokens], temperature) - log_z[valid])
+    own = _scaled(flat[valid, tokens], temperature) - log_z[valid]
+    log_probs = log_z.new_zeros(mask.shape).masked_scatter(mask, own)
     return LogProbs(log_probs, entropy[source] * mask, mask)

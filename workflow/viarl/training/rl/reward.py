@@ -1,8 +1,7 @@
 """The parts of a completion's reward (paper, section 3.2).
 
 To add a part: a function here, and its weight under its name in `reward:` of config.yaml; log, MLflow, curves and
-staleness follow. What a part depends on stays inside its function. The configuration's check reads `PARTS` before any
-job, so nothing heavy is imported here.
+staleness follow. The configuration's check reads `PARTS` before any job, so nothing heavy is imported here.
 """
 
 import functools
@@ -20,19 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A completion and what came of it: what its parts of the reward may look at.
-
-    Args:
-        item: the question.
-        selection: the completion as parsed against the video's true frame count.
-        reply: of the answerer, who sees uniform frames where the list is invalid.
-        tokens: the completion's length, the closing token included (as the authors count it).
-    """
+    """A completion and what came of it: what its parts of the reward may look at."""
 
     item: "Item"
-    selection: "Selection"
-    reply: "Reply"
-    tokens: int
+    selection: "Selection"  # the completion as parsed against the video's true frame count
+    reply: "Reply"  # of the answerer, who sees uniform frames where the list is invalid
+    tokens: int  # the completion's length, the closing token included (as the authors count it)
 
     @property
     def correct(self) -> bool:

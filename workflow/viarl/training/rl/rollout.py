@@ -1,22 +1,20 @@
 """The rollout: G completions for each prompt, sampled from the current selector.
 
-A prompt's vision features come with it, the prompt is prefilled once and its cache expanded G times
-(viarl.models.vlm.Vlm.complete). Every draw depends only on the seed and on the group's number in the whole training,
-not on batch sizes, processes, or a resume.
+Every draw depends only on the seed and on the group's number in the whole training, not on batch sizes, processes, or a
+resume.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from viarl.items import Item
 from viarl.models.encode import Prompt
 from viarl.models.vlm import Vlm
 from viarl.selection.learned import SelectorPrompts
+from viarl.selection.training_free import item_generator
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
 # Difference of log-probabilities that is allowed between two layouts of the same computation.
@@ -24,20 +22,18 @@ TOLERANCE = {"float32": 2e-3, "bfloat16": 0.1}
 
 
 class PromptSource(Protocol):
-    """Where prompts come from (viarl.selection.learned.SelectorPrompts)."""
+    """Where prompts come from, with vision features or with pixels (viarl.selection.learned.SelectorPrompts)."""
 
-    def prompts(self, items: Sequence[Item]) -> list[Prompt]:
-        """Return one prompt an item, with vision features or with pixels."""
+    def prompts(self, items: Sequence[Item]) -> list[Prompt]: ...
 
-    def count(self, item: Item) -> int:
-        """Return the number of candidate frames of the item's video."""
+    def count(self, item: Item) -> int: ...
 
 
+@dataclass(frozen=True)
 class PixelPrompts:
     """Selector prompts that keep their pixels, for training the vision tower, whose features are no constants then."""
 
-    def __init__(self, source: SelectorPrompts) -> None:
-        self.source = source
+    source: SelectorPrompts
 
     def count(self, item: Item) -> int:
         """Return the number of candidate frames of the item's video."""
@@ -54,9 +50,7 @@ class PixelPrompts:
 
 def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Tensor:
     """Return (group_size, tokens) float64 numbers in [0, 1) for the group number `slot` of a training."""
-    digest = hashlib.sha256(f"rollout {seed} {slot}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-    return torch.from_numpy(rng.random((group_size, tokens)))
+    return torch.from_numpy(item_generator(f"rollout {seed}", slot).random((group_size, tokens)))
 
 
 def roll_out(
@@ -68,19 +62,14 @@ def roll_out(
     temperature: float,
     groups_at_once: int,
 ) -> list[Group]:
-    """Return each prompt with its sampled completions, one a row of its draws.
+    """Return each prompt with its sampled completions, one a row of its draws, (G, max_new_tokens).
 
-    Args:
-        vlm: the selector, unwrapped, in evaluation mode.
-        prompts: with features, or with pixels (the features are computed for the rollout only).
-        draws: of each prompt, (G, max_new_tokens), see `group_draws`.
-        groups_at_once: bounds memory; 0 takes all.
+    `vlm` is unwrapped and in evaluation mode. `groups_at_once` bounds memory; 0 takes all.
 
     Errors: ValueError for a prompt without a video.
     """
-    for prompt in prompts:
-        if prompt.grid is None:
-            raise ValueError("a selector prompt has no video; its chat needs a video part")
+    if any(prompt.grid is None for prompt in prompts):
+        raise ValueError("a selector prompt has no video; its chat needs a video part")
     groups: list[Group] = []
     step = groups_at_once or len(prompts)
     for start in range(0, len(prompts), step):
@@ -105,8 +94,7 @@ def check_shared_prefix(model: Any, group: Group, *, pad: int, temperature: floa
     It is the largest one of all tokens in float32. In bfloat16, where a single large logit is rounded by up to 0.06,
     it is the mean one, which a wrong mask moves as well.
 
-    Errors: RuntimeError if log-probabilities differ by more than TOLERANCE, or do not depend on the video: training on
-    would learn from wrong numbers.
+    Errors: RuntimeError if log-probabilities differ by more than TOLERANCE, or do not depend on the video.
     """
     shared = shared_log_probs(model, [group], pad=pad, temperature=temperature).log_probs
     plain = plain_log_probs(model, [group], pad=pad, temperature=temperature)

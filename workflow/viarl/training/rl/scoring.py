@@ -15,10 +15,9 @@ from viarl.video.cache import FrameCache
 
 
 class Answers(Protocol):
-    """Whoever answers questions on selected frames (viarl.answer.base.BaseAnswerer)."""
+    """Whoever answers questions on selected frames, one reply a request (viarl.answer.base.BaseAnswerer)."""
 
-    def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return one reply a request, in order."""
+    def answer(self, requests: Sequence[Request]) -> list[Reply]: ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ def score_completions(
 ) -> list[Scored]:
     """Score completions, one item, frame count, text and length each; the answerer is asked once for all.
 
-    Every completion is answered, those with an invalid list on the uniform fallback frames, so that the log shows how
-    often the answerer is right; the reward counts it only where the list is valid.
+    Those with an invalid list are answered on the uniform fallback frames, for the log.
     """
     selections = [parse_selection(text, count, task.selected) for text, count in zip(texts, counts, strict=True)]
     requests = [Request(item, selection.indices) for item, selection in zip(items, selections, strict=True)]

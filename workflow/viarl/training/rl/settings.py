@@ -17,11 +17,7 @@ Weights = Annotated[dict[Annotated[str, OneOf(lambda: PARTS)], Weight], Field(mi
 
 @section
 class Training(Optimiser):
-    """How the selector is trained by reinforcement.
-
-    `prompts_per_step` counts the groups of one optimiser step over all processes. What bounds memory changes no result
-    beyond rounding.
-    """
+    """How the selector is trained by reinforcement; what bounds memory changes no result beyond rounding."""
 
     algorithm: Literal["reinforce++", "reinforce++-baseline", "group-normalised"] = key(
         "how advantages are made", source="paper: reinforce++"
@@ -58,17 +54,14 @@ class Training(Optimiser):
 
         ValueError where they cannot be shared evenly.
         """
-        local = _share(self.prompts_per_step, processes, "processes")
+        local = self.prompts_per_step // processes
         microbatch = self.groups_per_microbatch or local
-        return local, microbatch, _share(local, microbatch, "groups_per_microbatch")
-
-
-def _share(total: int, part: int, what: str) -> int:
-    if total % part:
-        raise ValueError(
-            f"training.prompts_per_step: {total} groups cannot be shared evenly among {part} {what}; change one of them"
-        )
-    return total // part
+        shares = ((self.prompts_per_step, processes, "processes"), (local, microbatch, "groups_per_microbatch"))
+        for total, part, what in shares:
+            if total % part:
+                fault = f"{total} groups cannot be shared evenly among {part} {what}; change one of them"
+                raise ValueError(f"training.prompts_per_step: {fault}")
+        return local, microbatch, local // microbatch
 
 
 @section
@@ -83,21 +76,17 @@ class TrainedSelector(ModelSettings):
 
 @dataclass(frozen=True)
 class SelectorTask:
-    """What the trainer must know of the task: K, the completions' limits, weights of the reward, adapters and seed.
-
-    `reward` holds weights by the name of a part (viarl.training.rl.reward.PARTS); a part without one is worth 0.
-    One process may wait `patience_s` seconds for the answerer's server while the others wait for it.
-    """
+    """What the trainer must know of the task."""
 
     training: Training
-    selected: int
+    selected: int  # K
     max_new_tokens: int
     length_range: tuple[int, ...]
-    reward: Mapping[str, float]
+    reward: Mapping[str, float]  # weights by the name of a part; one without is worth 0
     lora: Lora = field(default_factory=Lora)
     dtype: str = "float32"
     seed: int = 0
-    patience_s: float = 0.0
+    patience_s: float = 0.0  # that one process may wait for the answerer's server while the others wait for it
 
     def __post_init__(self) -> None:
         if len(self.length_range) != 2 or self.length_range[0] > self.length_range[1]:

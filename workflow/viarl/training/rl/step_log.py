@@ -33,10 +33,7 @@ class StepLog:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
     def flush(self, whole: float, rest: str) -> dict[str, float]:
-        """Return the means, and the seconds of this process; of `whole` seconds, `rest` are those of no phase.
-
-        Every process must have added the same names.
-        """
+        """Return the means (collective), and this process's seconds; of `whole`, `rest` are those of no phase."""
         names = sorted(self._sums)
         totals = torch.tensor([self._sums[name] for name in names], dtype=torch.float32, device=self.device)
         pairs = zip(names, self.sum_over_processes(totals).tolist(), strict=True)

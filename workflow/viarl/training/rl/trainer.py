@@ -3,12 +3,9 @@
 What it changes in `GRPOTrainer`, and nothing else of it is used but its loop, optimiser, scheduler, logging and saving:
 
 - data: one dataset row is one group; groups stay together in a microbatch;
-- rollout and reward: viarl.training.rl.rollout, viarl.training.rl.scoring and viarl.training.rl.reward;
-- log-probabilities (old, reference and policy): viarl.training.rl.prefix, through the wrapped model;
-- advantages and loss: viarl.training.rl.advantages. The KL is in the reward, so TRL's own KL term is off (its beta is
-  0) and
-  the reference model is held here;
-- resume: exact at rollout boundaries, where alone checkpoints are written.
+- rollout, reward, log-probabilities, advantages and loss: the modules beside this one. The KL is in the reward, so
+  TRL's own KL term is off and the reference model is held here;
+- resume: exact at rollout boundaries; only there checkpoints are written.
 """
 
 import copy
@@ -29,7 +26,7 @@ from viarl.models.adapters import lora_config
 from viarl.models.vlm import Vlm
 from viarl.processes import TIMEOUT_S, any_process, processes
 from viarl.training.checkpoints import ExactResume
-from viarl.training.libraries import take_one_gpu
+from viarl.training.libraries import trainer_config
 from viarl.training.rl import attention
 from viarl.training.rl.advantages import policy_loss, token_advantages
 from viarl.training.rl.data import RolloutSampler, training_rows
@@ -40,9 +37,6 @@ from viarl.training.rl.scoring import Answers, Scored, score_completions
 from viarl.training.rl.settings import SelectorTask
 from viarl.training.rl.step_log import StepLog
 from viarl.training.rl.whole import whole_model
-from viarl.training.settings import SCHEDULES
-
-Recall = Callable[[Item, tuple[int, ...]], float]
 
 
 @dataclass
@@ -80,15 +74,8 @@ class _WholeRollouts(TrainerCallback):
 class SelectorTrainer(ExactResume, GRPOTrainer):
     """Trains a selector on the reward of its completions (see the module).
 
-    Args:
-        vlm: the selector, in float32 for full training (bfloat16 is then the computing type), on its device.
-        items: training questions; their videos must have frames.
-        prompts: source of their prompts; with `train_vision` it must keep pixels.
-        answers: the frozen answerer.
-        task: what is trained, and how.
-        folder: for checkpoints.
-        callbacks: transformers callbacks.
-        recall: evidence recall of an item's selected frames, for the log; NaN where unknown.
+    `vlm` is in float32 for full training (bfloat16 is then the computing type), on its device. With `train_vision` the
+    prompts must keep pixels. `recall` is that of the evidence by an item's selected frames, for the log; NaN: unknown.
 
     Errors: RuntimeError if TRL is not the pinned one or the self-check at the first rollout fails; ValueError for
     settings that do not fit together.
@@ -105,7 +92,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         task: SelectorTask,
         folder: Path,
         callbacks: Sequence[TrainerCallback] = (),
-        recall: Recall | None = None,
+        recall: Callable[[Item, tuple[int, ...]], float] | None = None,
     ) -> None:
         check_trl()
         if not items:
@@ -126,7 +113,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=vlm.processor,
             callbacks=[*callbacks, _WholeRollouts(training.updates_per_rollout)],
-            peft_config=lora_config(task.lora, training.train_vision) if task.lora.enabled else None,
+            peft_config=lora_config(task.lora, training.train_vision),
         )
         self.remove_callback(PrinterCallback)
         self.reference = self._prepare_reference(reference)
@@ -137,41 +124,25 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
-        config = GRPOConfig(
-            output_dir=str(folder),
+        return trainer_config(
+            GRPOConfig,
+            training,
+            folder,
+            self.task.dtype,
+            model.device,
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
             num_generations=training.group_size,
             num_iterations=training.updates_per_rollout,
             max_completion_length=self.task.max_new_tokens,
-            max_steps=training.steps,
-            learning_rate=training.learning_rate,
-            lr_scheduler_type=SCHEDULES[training.schedule],
-            warmup_steps=training.warmup_steps,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.max_grad_norm,
             temperature=training.temperature,
             beta=0.0,  # no KL in TRL's loss: it is in the reward
-            gradient_checkpointing=training.gradient_checkpointing,
-            bf16=self.task.dtype == "bfloat16",
-            use_cpu=model.device.type == "cpu",
             seed=self.task.seed,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
             # only at rollout boundaries, where a resume is exact
             save_steps=training.save_every * training.updates_per_rollout,
-            save_total_limit=None,
-            report_to="none",
-            disable_tqdm=True,
             dataloader_pin_memory=False,
-            ddp_find_unused_parameters=False,
             ddp_timeout=TIMEOUT_S + int(self.task.patience_s),
         )
-        take_one_gpu(config)
-        return config
-
-    # --- reference model -------------------------------------------------------------------------------------------
 
     def _make_reference(self, model: Any) -> Any:
         """Return a frozen copy of the policy, None with adapters (switched off, they are the reference) or beta 0."""
@@ -205,23 +176,14 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         with self.accelerator.autocast():
             return shared_log_probs(model, groups, pad=self.pad, temperature=self.setting.temperature)
 
-    # --- data ------------------------------------------------------------------------------------------------------
-
     def get_train_dataloader(self) -> Any:
         """Return batches of all local rows of a rollout, one a microbatch, over the whole training."""
-        return self._get_dataloader(
-            dataset=self.train_dataset,
-            description="Training",
-            batch_size=self.local_groups,
-            sampler_fn=self._get_train_sampler,
-            is_training=True,
-        )
+        how = {"sampler_fn": self._get_train_sampler, "is_training": True}
+        return self._get_dataloader(self.train_dataset, "Training", self.local_groups, **how)
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         repeats = self.accumulation * self.setting.updates_per_rollout
         return RolloutSampler(len(self.train_dataset), self.setting.prompts_per_step, repeats)
-
-    # --- one rollout -----------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> Batch:
         """Return the microbatch whose turn it is; begins with a rollout when the last one is used up."""
@@ -235,8 +197,10 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         with self.step_log.phase("rollout"):
             groups = self._complete(items, [row["slot"] for row in rows])
         if not self.checked:
-            with self.step_log.phase("self_check"):
-                self._check(groups[0])
+            how = {"pad": self.pad, "temperature": self.setting.temperature, "dtype": self.task.dtype}
+            with self.step_log.phase("self_check"), self.accelerator.autocast():
+                check_shared_prefix(self.model_wrapped, groups[0], **how)
+            self.checked = True
         with self.step_log.phase("reward"):
             scored = self._score(items, groups)
         rewards = torch.tensor([one.total for one in scored], device=self.accelerator.device)
@@ -268,17 +232,6 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
                 temperature=self.setting.temperature,
                 groups_at_once=self.setting.groups_per_rollout,
             )
-
-    def _check(self, group: Group) -> None:
-        with self.accelerator.autocast():
-            check_shared_prefix(
-                self.model_wrapped,
-                group,
-                pad=self.pad,
-                temperature=self.setting.temperature,
-                dtype=self.task.dtype,
-            )
-        self.checked = True
 
     def _score(self, items: list[Item], groups: list[Group]) -> list[Scored]:
         completions = [completion for group in groups for completion in group.completions]
@@ -327,14 +280,12 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             sum_over_processes=self._sum,
         )
         tokens = float(self._sum(mask.sum()[None]).item())
-        for batch, own, rows in zip(batches, masks, advantages.split([len(m) for m in masks]), strict=True):
+        for batch, own, rows in zip(batches, masks, advantages.split(list(map(len, masks))), strict=True):
             batch.advantages, batch.tokens = rows[:, : own.shape[1]], tokens
         self.step_log.add("kl", float((kl * mask).sum()), float(mask.sum()))
 
     def _sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
-
-    # --- loss ------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         """Return the microbatch's share of the token-mean loss of the global batch."""
@@ -344,16 +295,15 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
             inputs.old = result.log_probs.detach()
             self._set_advantages([inputs])
         assert inputs.old is not None and inputs.advantages is not None
-        outcome = policy_loss(result.log_probs, inputs.old, inputs.advantages, result.mask, self.setting.clip_epsilon)
-        loss = outcome.loss * self.accelerator.num_processes / inputs.tokens  # DDP averages over processes
+        epsilon = self.setting.clip_epsilon
+        summed, clipped = policy_loss(result.log_probs, inputs.old, inputs.advantages, result.mask, epsilon)
+        loss = summed * self.accelerator.num_processes / inputs.tokens  # DDP averages over processes
         if not bool(torch.isfinite(loss)):
             raise RuntimeError("the loss is not finite; lower selector.training.learning_rate, or see the last log")
         tokens = float(result.mask.sum())
         self.step_log.add("entropy", float(result.entropy.sum()), tokens)
-        self.step_log.add("clip_fraction", float(outcome.clipped), tokens)
+        self.step_log.add("clip_fraction", float(clipped), tokens)
         return loss
-
-    # --- log -------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's means over all processes, and the seconds of its phases."""

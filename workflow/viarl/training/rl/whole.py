@@ -15,10 +15,9 @@ from trl.models import unwrap_model_for_generation
 @contextmanager
 def whole_model(trainer: Any) -> Iterator[Any]:
     """Yield a trainer's model, unwrapped, in evaluation mode, with its weights gathered; all processes at once."""
-    options = trainer.args.gradient_checkpointing_kwargs  # checkpointing is off meanwhile
-    with unwrap_model_for_generation(
-        trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=options
-    ) as model:  # gathers DeepSpeed's weights
+    options = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}  # it is off meanwhile
+    # gathers DeepSpeed's weights
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **options) as model:
         parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
         was_training = model.training
         model.eval()

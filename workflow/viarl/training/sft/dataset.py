@@ -7,9 +7,9 @@ reply's positions go on from its prompt's largest one, as in generation. The los
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from cachetools import LRUCache
 from torch.nn.utils.rnn import pad_sequence
@@ -42,40 +42,24 @@ def target_text(kind: str, item: Item, reply: str = "") -> str:
     option are those that `reply`, the untuned answerer's own, repeats from the question: an answerer that first says
     what it looks for keeps the habit, and nothing is taken from outside the item.
     """
-    option = item.options[LETTERS.index(item.answer)]
-    if kind == "letter":
-        return item.answer
-    words = [option, item.answer]
-    if kind == "restated_text_letter":
-        words = [*restated(item, reply), *words]
-    elif kind != "text_letter":
+    if kind not in ("letter", "text_letter", "restated_text_letter"):
         raise ValueError(f"{kind!r} is unknown; choose one of letter, text_letter, restated_text_letter")
-    return " ".join(words)
+    first = restated(item, reply) if kind == "restated_text_letter" else []
+    option = [] if kind == "letter" else [item.options[LETTERS.index(item.answer)]]
+    return " ".join([*first, *option, item.answer])
 
 
 def restated(item: Item, reply: str) -> list[str]:
     """Return the first words of a reply that occur in the question and in none of the options."""
-    question, options = set(_words(item.question)), set(_words(" ".join(item.options)))
-    found: list[str] = []
-    for word in reply.split():
-        plain = _words(word)
-        if not plain or not set(plain) <= question or set(plain) & options:
-            break
-        found.append(word)
-    return found
+    question, options = _words(item.question), _words(" ".join(item.options))
+    return list(takewhile(lambda word: _words(word) and _words(word) <= question - options, reply.split()))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
-def schedule(examples: int, steps: int, batch_size: int, seed: int) -> list[int]:
-    """Return the example of each place in each batch, (steps x batch_size): one shuffled pass after another."""
-    rng = np.random.default_rng(seed)
-    passes = -(-steps * batch_size // examples)
-    return np.concatenate([rng.permutation(examples) for _ in range(passes)])[: steps * batch_size].tolist()
-
-
+@dataclass(frozen=True)
 class Collator:
     """Turns rows {"row": index of an example} into a batch for the trainer.
 
@@ -83,17 +67,11 @@ class Collator:
     `video_features`, one (video_tokens, D) an example, where prompts come with features, for a frozen vision tower; or
     pixel_values_videos and video_grid_thw, for one that is tuned too. With images in place of videos: `image_features`,
     or pixel_values and image_grid_thw.
-
-    Args:
-        tokenizer: of the model.
-        examples: what the rows point to.
-        prompts: returns the prompts of some examples, all with features or all with pixels.
     """
 
-    def __init__(
-        self, tokenizer: Any, examples: Sequence[Example], prompts: Callable[[Sequence[Example]], list[Prompt]]
-    ) -> None:
-        self.tokenizer, self.examples, self.prompts = tokenizer, examples, prompts
+    tokenizer: Any
+    examples: Sequence[Example]
+    prompts: Callable[[Sequence[Example]], list[Prompt]]  # all with features or all with pixels
 
     def __call__(self, rows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """Return the batch of some rows."""
@@ -130,15 +108,9 @@ def _videos(prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 class AnswererPrompts:
-    """The answerer's prompts for a `Collator`.
+    """The answerer's prompts for a `Collator`: with features where its vision tower is `frozen`, else with pixels.
 
-    Args:
-        vlm: the answerer.
-        cache: the frames.
-        template: name of the prompt text.
-        frozen: whether its vision tower is: prompts come with features then, otherwise with pixels.
-        keep_bytes: memory for features; the longest unused leave first, and what exceeds it by itself is not kept.
-        frames_as: "video" or "images", see viarl.answer.settings.
+    Within `keep_bytes` the longest unused features leave first; what exceeds them by itself is not kept.
     """
 
     def __init__(
@@ -157,14 +129,12 @@ class AnswererPrompts:
 
     def __call__(self, examples: Sequence[Example]) -> list[Prompt]:
         """Return one prompt an example."""
-        kind = "features" if self._tower else "pixels"
         videos = self._frozen(self._tower, examples) if self._tower else [self._pixels(example) for example in examples]
         prompts = []
-        for example, (video, grid) in zip(examples, videos, strict=True):
-            item = example.item
+        for item, (video, grid) in zip((example.item for example in examples), videos, strict=True):
             images = len(grid) if grid.ndim == 2 else 0
             messages = answerer_messages(self.template, item.question, item.options, frames=True, images=images)
-            prompts.append(self.vlm.prompt(messages, grid=grid, **{kind: video}))
+            prompts.append(self.vlm.prompt(messages, grid=grid, **{"features" if self._tower else "pixels": video}))
         return prompts
 
     def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:

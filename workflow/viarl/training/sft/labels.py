@@ -1,13 +1,12 @@
 """Labels for the selector's supervised start: which frames of a training question are said to be the right ones.
 
-    clip_topk  the K candidate frames most similar to the question (CLIP): pseudo-labels, as in the paper
-    oracle     K frames spread inside the evidence, filled up with those nearest to it in time
-
-Either may be made worse on purpose: with `noise`, that share of the questions gets K random frames instead.
+clip_topk  the K candidate frames most similar to the question (CLIP): pseudo-labels, as in the paper
+oracle     K frames spread inside the evidence, filled up with those nearest to it in time
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,41 +20,32 @@ if TYPE_CHECKING:
 
 LABELS = ("clip_topk", "oracle")
 TOO_LONG = "reply longer than selector.max_new_tokens"
-FUNCTION_WORDS = frozenset(  # English words that name nothing to look for
-    re.findall(
-        r"\w+",
-        "a an and are as at be been by can could did do does for from has have how in into is it its of on or s should "
-        "than that the their there these they this those to was were what when where which who whom whose why will "
-        "with would you your",
-    )
+_WORDS = (  # English words that name nothing to look for
+    "a an and are as at be been by can could did do does for from has have how in into is it its of on or s should "
+    "than that the their there these they this those to was were what when where which who whom whose why will "
+    "with would you your"
 )
+FUNCTION_WORDS = frozenset(re.findall(r"\w+", _WORDS))
 
 
+@dataclass(frozen=True)
 class Labels:
-    """Labels of questions.
+    """Labels of questions, one of `LABELS`; ValueError for another kind.
 
-    Args:
-        kind: one of `LABELS`; ValueError for another.
-        cache: the candidate frames.
-        scores: similarities of them by item id, for clip_topk.
-        selected: K.
-        noise: share of the questions whose label is replaced, 0 to 1.
-        seed: of the noise, which depends on it and on the item's id alone; more noise leaves less noise's as it is.
+    `noise` is the share of the questions whose label is replaced by K random frames. That depends on the seed and on
+    the item's id alone; more noise leaves less noise's as it is.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        cache: "FrameCache",
-        scores: Mapping[str, np.ndarray],
-        selected: int,
-        noise: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        if kind not in LABELS:
-            raise ValueError(f"selector.start.labels {kind!r} gives no labels; choose one of {list(LABELS)}")
-        self.kind, self.cache, self.scores = kind, cache, scores
-        self.selected, self.noise, self.seed = selected, noise, seed
+    kind: str
+    cache: "FrameCache"
+    scores: Mapping[str, np.ndarray]  # of the candidate frames by item id, for clip_topk
+    selected: int
+    noise: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in LABELS:
+            raise ValueError(f"selector.start.labels {self.kind!r} gives no labels; choose one of {list(LABELS)}")
 
     def missing(self, item: Item) -> str:
         """Return why an item can have no label, "" if it can."""
@@ -91,8 +81,7 @@ def reply_text(question: str, frames: Sequence[int]) -> str:
     """Return a reply in the selector's format that names these frames.
 
     Its thought lists the question's keywords, the first step that the paper's prompt asks for, and goes no further: a
-    label does not say how its frames were found. Words alone, so that no mark of the format gets into it. (A thought
-    this short may earn no length reward at first: at the paper's scale that begins at 80 tokens.)
+    label does not say how its frames were found. Only words, so that no mark of the format gets into it.
     """
     words = re.findall(r"\w+(?:[-'\u2019]\w+)*", question)
     keywords = [word for word in words if word.casefold() not in FUNCTION_WORDS] or words
@@ -104,8 +93,7 @@ def examples(
 ) -> tuple[list[Example], dict[str, str]]:
     """Return the examples of all items that can be learned from, and by id why the others cannot.
 
-    Left out are items without a label, and those whose reply, its closing token counted, is longer than the selector
-    may write.
+    An item needs a label, and a reply that, its closing token counted, is no longer than the selector may write.
     """
     usable: list[Example] = []
     reasons: dict[str, str] = {}

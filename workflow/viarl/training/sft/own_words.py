@@ -13,8 +13,8 @@ def replies_before(
 ) -> list[str]:
     """Return the untuned answerer's replies; those of a stopped attempt are kept with the checkpoints.
 
-    Asked a few videos at a time, always the same ones together, as the company in a batch may change a reply's last
-    bits: a resumed tuning gets the very replies of an uninterrupted one.
+    Asked a few videos at a time, always the same ones together, as the company in a batch may change a reply: a resumed
+    tuning gets the very replies of an uninterrupted one.
     """
     kept: dict[str, str] = checkpoints.note("replies") or {}
     progress = Progress("replies before tuning", len(usable))

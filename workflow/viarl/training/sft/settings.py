@@ -20,7 +20,7 @@ class Supervised(Optimiser):
     @property
     def vision(self) -> bool:
         """Whether the vision tower is trained."""
-        return False
+        return getattr(self, "train_vision", False)
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
         """Return (questions in a forward pass, passes in a step) of each of some processes; ValueError if uneven."""
@@ -60,11 +60,6 @@ class Tuning(Supervised):
         default="letter",
         source="paper: letter",
     )
-
-    @property
-    def vision(self) -> bool:
-        """Whether the vision tower is trained."""
-        return self.train_vision
 
 
 @section

@@ -1,9 +1,8 @@
 """Supervised tuning of both models with TRL's SFTTrainer; what is changed in it, and nothing else, stands here.
 
-Changed: batches come whole from `viarl.training.sft.dataset.Collator`, in an order fixed beforehand, so that a resumed
-training sees what an uninterrupted one sees; features of a frozen vision tower take the pixels' place; a checkpoint's
-weights are written whole and restored exactly (see `ExactResume`); FSDP knows that the head is used (see
-`_gather_head`).
+Changed: batches come whole from `viarl.training.sft.dataset.Collator`, in an order fixed beforehand, for an exact
+resume; features of a frozen vision tower take the pixels' place; checkpoints are `ExactResume`'s; FSDP knows that the
+head is used.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,8 @@ from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.processes import TIMEOUT_S
 from viarl.training.checkpoints import ExactResume
-from viarl.training.libraries import take_one_gpu
-from viarl.training.settings import SCHEDULES
-from viarl.training.sft.dataset import Collator, schedule
+from viarl.training.libraries import schedule, trainer_config
+from viarl.training.sft.dataset import Collator
 from viarl.training.sft.settings import Supervised
 
 LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy")  # of what TRL logs
@@ -32,52 +30,28 @@ LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy"
 
 def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
     """Return TRL's settings for a tuning whose checkpoints lie in `folder`."""
-    config = SFTConfig(
-        output_dir=str(folder),
-        max_steps=tuning.steps,
-        learning_rate=tuning.learning_rate,
-        lr_scheduler_type=SCHEDULES[tuning.schedule],
-        warmup_steps=tuning.warmup_steps,
-        weight_decay=tuning.weight_decay,
-        max_grad_norm=tuning.max_grad_norm,
-        optim="adamw_torch",
+    config: SFTConfig = trainer_config(
+        SFTConfig,
+        tuning,
+        folder,
+        dtype,
+        device,
         seed=seed,
-        bf16=dtype == "bfloat16",
-        fp16=False,
-        use_cpu=device.type == "cpu",
-        gradient_checkpointing=tuning.gradient_checkpointing,
+        optim="adamw_torch",
         train_sampling_strategy="sequential",  # the order is the data set's own
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         dataloader_pin_memory=device.type == "cuda",
-        save_strategy="steps",
-        save_steps=tuning.save_every,
-        save_total_limit=None,  # viarl.training.checkpoints removes old ones, after the new one is complete
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,
         ddp_timeout=TIMEOUT_S,
     )
     size, accumulation = tuning.micro_batches(config.world_size)
     config.per_device_train_batch_size, config.gradient_accumulation_steps = size, accumulation
-    take_one_gpu(config)
     return config
 
 
 class SupervisedTrainer(ExactResume, SFTTrainer):
-    """TRL's SFTTrainer on the batches of a `Collator`.
-
-    Args:
-        vlm: the model; its vision tower is frozen here unless `tuning.vision`.
-        collator: of the training examples.
-        tuning: hyperparameters.
-        lora: adapters in place of full tuning.
-        args: see `arguments`.
-        callbacks: of the Trainer.
-    """
+    """TRL's SFTTrainer on the batches of a `Collator`; the vision tower is frozen here unless `tuning.vision`."""
 
     def __init__(
         self,
@@ -90,7 +64,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
     ) -> None:
         vlm.model.requires_grad_(True)
         vlm.model.model.visual.requires_grad_(tuning.vision)
-        rows = schedule(len(collator.examples), tuning.steps, tuning.batch_size, args.seed)
+        rows = schedule(len(collator.examples), tuning.steps * tuning.batch_size, args.seed)
         super().__init__(
             model=vlm.model,
             args=args,
@@ -98,7 +72,7 @@ class SupervisedTrainer(ExactResume, SFTTrainer):
             train_dataset=Dataset.from_dict({"row": rows}),
             processing_class=vlm.processor,
             callbacks=list(callbacks),
-            peft_config=lora_config(lora, tuning.vision) if lora.enabled else None,
+            peft_config=lora_config(lora, tuning.vision),
         )
         self.adapters, self.where = lora.enabled, tuning.where
         self.remove_callback(PrinterCallback)
