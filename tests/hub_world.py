@@ -12,7 +12,7 @@ from tests.hub_server import HubServer
 from viarl.datasets.hub import client, store
 from viarl.datasets.hub.dataset import Choice
 from viarl.datasets.hub.sets import SETS
-from viarl.datasets.settings import HubRuntime
+from viarl.datasets.hub.settings import HubRuntime
 from viarl.files import read_json
 from viarl.stages.fetch_dataset import Settings, main
 

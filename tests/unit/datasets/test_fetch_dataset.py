@@ -16,7 +16,7 @@ from tests.hub_world import fetch, hub_of_all_sets, outputs, published_sets
 from tests.unit.processes import end_of, start_child
 from viarl.datasets.hub.client import HubError
 from viarl.datasets.hub.sets import SETS
-from viarl.datasets.settings import HubRuntime
+from viarl.datasets.hub.settings import HubRuntime
 from viarl.files import read_json, sha256_file
 from viarl.items import read_items, read_videos
 

@@ -137,4 +137,5 @@ def test_the_files_of_8000_videos_in_16_shards_are_found_in_seconds(tmp_path: Pa
     (tmp_path / "questions.csv").write_text("\n".join([HEADER, *rows]))
     start = time.process_time()
     found = [path for shard in range(16) for path in local_videos(tmp_path, tmp_path / "questions.csv", shard, 16)]
-    assert time.process_time() - start < 2 and len(found) == len(set(found)) == 8000
+    # quadratic work would take minutes; a busy machine doubles the 1.4 s
+    assert time.process_time() - start < 5 and len(found) == len(set(found)) == 8000

@@ -1,9 +1,8 @@
 """A benchmark that is added in three places is fetched, parsed, asked in its own words and reported by its figures."""
 
 import json
-import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -12,8 +11,11 @@ from small_selector import CONFIG
 from tests import layouts, zoo
 from tests.hub_server import HubServer
 from tests.hub_world import fetch, hub_of_all_sets, published_sets
+from viarl import datasets
 from viarl.config.check import check
-from viarl.datasets.hub.sets import SETS, HubSet
+from viarl.datasets import hub as hub_package
+from viarl.datasets.hub.sets import SETS
+from viarl.evaluate import benchmarks
 from viarl.evaluate.benchmarks import benchmark
 from viarl.evaluate.protocols import protocol
 from viarl.evaluate.summary import summarise
@@ -29,12 +31,18 @@ RECORDS = (
 
 
 @pytest.fixture
-def _added(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in (("datasets", zoo.PARSER), ("evaluate.benchmarks", zoo.BENCHMARK)):
-        module = ModuleType(f"viarl.{name}.zoo")
-        exec(text, module.__dict__)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(SETS, "zoo", eval(zoo.LINE, {"HubSet": HubSet}))
+def _added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"from viarl.datasets.hub.sets import HubSet\n\nADDED = {zoo.LINE}\n"
+    for package, name, text in (
+        (datasets, "zoo", zoo.PARSER),
+        (benchmarks, "zoo", zoo.BENCHMARK),
+        (hub_package, "added", line),
+    ):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    monkeypatch.setitem(SETS, "zoo", import_module("viarl.datasets.hub.added").ADDED)
 
 
 @pytest.mark.usefixtures("_added")

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from viarl.datasets.hub.sets import SETS
-from viarl.sections import Count, Distinct, OneOf, PartShare, Seed, Share, Text, key, section
+from viarl.datasets.hub.settings import HubRuntime
+from viarl.sections import Count, Distinct, OneOf, PartShare, Seed, Text, key, section
 
 Drawing = Literal["rl_random_8k", "rl_random_8k_16frames", "random_8k"]
 Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,100}$")]
@@ -44,16 +45,6 @@ class Local:
     questions: Text | None = key("CSV or JSONL: video, question, options, answer")
     validation_share: PartShare = key("share of the videos kept for validation")
     seed: Seed = key("of that split")
-
-
-@section
-class HubRuntime:
-    """What of a download changes no result."""
-
-    keep_archives: bool = key("whether archives stay when their videos are taken out", default=False, counts=False)
-    max_missing_share: Share = key(
-        "share of a set's videos that its source may lack before the job fails", default=0.1, counts=False
-    )
 
 
 @section

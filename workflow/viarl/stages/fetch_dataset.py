@@ -12,7 +12,7 @@ from pathlib import Path
 from viarl.command import run
 from viarl.datasets.hub.dataset import Choice, FetchedSet, fetch_set
 from viarl.datasets.hub.manifest import write_manifest
-from viarl.datasets.settings import HubRuntime
+from viarl.datasets.hub.settings import HubRuntime
 from viarl.faults import listed
 from viarl.files import atomic_path, write_json
 from viarl.items import write_records
