@@ -1,16 +1,13 @@
 """The answerer on a server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`, …
 
 The selected frames travel as they lie in the frame cache, JPEG bytes in `data:` URLs, one image each, before the text.
-Decoding is greedy. A bounded number of requests is under way at once; each is tried again, with growing random pauses,
-where that may help:
+Decoding is greedy. A request is tried again, with growing random pauses, where that may help:
 
-- no connection, or a status of 429, 502, 503, 504: the server is away or busy. The request waits for it, up to
-  `patience_s`, and says so now and then.
-- another status of 5xx, no reply within `timeout_s`, or a reply that is none: the server lives and fails. The request
-  is tried `retries` times more.
+- no connection, or a status of 429, 502, 503, 504: the server is away or busy, for at most `patience_s`.
+- another status of 5xx, no reply within `timeout_s`, or a reply that is none: it fails, at most `retries` times more.
 - another status: the request is wrong (an unknown model, a key that is missing). It ends at once.
 
-What ends without a reply is an `Outage`. A key is taken from the environment variable OPENAI_API_KEY.
+What ends without a reply is an `Outage`.
 """
 
 import asyncio
@@ -76,15 +73,9 @@ class _Failed(Exception):
 
 
 class EndpointAnswerer(BaseAnswerer):
-    """Answers requests on a server; see the module, and `BaseAnswerer.answer`.
+    """Answers requests on a server, where the model has a `name`; see the module, and `BaseAnswerer`.
 
-    A reply depends on its request alone as far as the server's sums do: most batch requests, which may change the last
-    bits and now and then a reply.
-
-    Args:
-        endpoint: where the server is, and how patient to be with it.
-        name: the model's name there.
-        cache, template, max_new_tokens, replies, asking: see `BaseAnswerer`.
+    Most servers batch requests, which may change the last bits of sums and now and then a reply.
     """
 
     def __init__(
@@ -148,16 +139,9 @@ class EndpointAnswerer(BaseAnswerer):
             message["content"] = [
                 _picture(next(pictures).tobytes()) if part["type"] == "image" else part for part in message["content"]
             ]
-        return json.dumps(
-            {
-                "model": self.name,
-                "messages": messages,
-                "temperature": 0.0,
-                "max_tokens": self.max_new_tokens,
-                # `transformers serve` derives from it the penalty of repetitions that a checkpoint may come with
-                "frequency_penalty": 0.0,
-            }
-        ).encode()
+        # `transformers serve` derives from frequency_penalty that of repetitions that a checkpoint may come with
+        how = {"temperature": 0.0, "max_tokens": self.max_new_tokens, "frequency_penalty": 0.0}
+        return json.dumps({"model": self.name, "messages": messages, **how}).encode()
 
     async def _reply(self, client: httpx2.AsyncClient, body: bytes) -> str:
         """Return the text of the reply, when there is one; Outage where there will be none."""

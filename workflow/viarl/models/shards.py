@@ -33,12 +33,6 @@ def trained_model(trainer: Any) -> Any:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not sharded():
         return model if rank() == 0 else None
-    state = _gathered(trainer)
-    return _rebuilt(model, state) if rank() == 0 else None
-
-
-def _gathered(trainer: Any) -> dict[str, torch.Tensor]:
-    """Return a sharded model's whole weights on the CPU in the first process, nothing in others (collective)."""
     if trainer.is_deepspeed_enabled:
         parts = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     else:
@@ -48,7 +42,7 @@ def _gathered(trainer: Any) -> dict[str, torch.Tensor]:
         whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # one at a time, to bound memory
         if rank() == 0:
             state[name] = whole.cpu()
-    return state
+    return _rebuilt(model, state) if rank() == 0 else None
 
 
 def _rebuilt(model: Any, state: dict[str, torch.Tensor]) -> Any:

@@ -13,8 +13,7 @@ import torch
 from viarl.items import Item
 from viarl.models.encode import Prompt
 from viarl.models.vlm import Vlm
-from viarl.selection.learned import SelectorPrompts
-from viarl.selection.training_free import item_generator
+from viarl.selection.learned import SelectorPrompts, item_draws
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
 # Difference of log-probabilities that is allowed between two layouts of the same computation.
@@ -50,7 +49,7 @@ class PixelPrompts:
 
 def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Tensor:
     """Return (group_size, tokens) float64 numbers in [0, 1) for the group number `slot` of a training."""
-    return torch.from_numpy(item_generator(f"rollout {seed}", slot).random((group_size, tokens)))
+    return item_draws(f"rollout {seed}", str(slot), group_size * tokens).view(group_size, tokens)
 
 
 def roll_out(
