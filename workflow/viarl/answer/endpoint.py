@@ -35,7 +35,6 @@ from viarl.progress import Progress, say
 if TYPE_CHECKING:
     from viarl.video.cache import FrameCache
 
-AWAY = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 TELL_EVERY_S = 15.0  # between two lines that say that the server is away
 LOOK_EVERY_S = 0.5  # whether the stage was told to stop
@@ -43,11 +42,9 @@ KEY = "OPENAI_API_KEY"
 
 
 class _Away(Exception):
-    """The server is not there, or too busy; `pause_s` is what it asks for."""
+    """The server is not there, or too busy."""
 
-    def __init__(self, reason: str, pause_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
+    pause_s = 0.0  # what it asks for
 
 
 def served_name(asked: str, model: Path) -> str:
@@ -193,8 +190,10 @@ class EndpointAnswerer(BaseAnswerer):
         except httpx2.TransportError as error:
             raise _Away(str(error) or type(error).__name__) from error
         status = response.status_code
-        if status in AWAY:
-            raise _Away(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
+        if status in (429, 502, 503, 504):
+            away, asked = _Away(f"status {status}"), response.headers.get("Retry-After", "")
+            away.pause_s = min(float(asked), 2 * LONGEST_PAUSE_S) if asked.isdecimal() else 0.0  # within reason
+            raise away
         if status >= 500:
             raise _Failed(f"status {status} ({_reason(response)})")
         if status != 200:
@@ -242,11 +241,6 @@ def _reason(response: httpx2.Response) -> str:
     except ValueError:
         said = response.text
     return shown(" ".join(str(said).split()), 300)
-
-
-def _seconds(text: str) -> float:
-    """Return the pause that a Retry-After header asks for, within reason."""
-    return min(float(text), 2 * LONGEST_PAUSE_S) if text.isdecimal() else 0.0
 
 
 def _is_loopback(url: str) -> bool:

@@ -109,13 +109,14 @@ class Encoder:
         placeholder = self.processor.image_token_id if images else self.processor.video_token_id
         token_types = (input_ids == placeholder).long() * (1 if images else 2)
         seconds = self.processor.video_processor.temporal_patch_size / FRAMES_PER_SECOND
-        positions, _ = self._rope(
-            input_ids[None],
-            mm_token_type_ids=token_types[None],
-            image_grid_thw=grid if images else None,
-            video_grid_thw=None if grid is None or images else grid[None],
-            second_per_grid_ts=None if grid is None or images else torch.tensor([seconds]),
-        )
+        vision = {"video_grid_thw": None, "second_per_grid_ts": None, "image_grid_thw": grid}
+        if grid is not None and not images:
+            vision = {
+                "video_grid_thw": grid[None],
+                "second_per_grid_ts": torch.tensor([seconds]),
+                "image_grid_thw": None,
+            }
+        positions, _ = self._rope(input_ids[None], mm_token_type_ids=token_types[None], **vision)
         positions = positions[:, 0].long()
         if grid is not None and not images and not self._timed and not self._text_inside_video:
             end = int((token_types == 2).nonzero()[-1]) + 1

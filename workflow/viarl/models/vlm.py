@@ -54,13 +54,9 @@ class Vlm(Encoder):
         found = find(source)
         say(f"loading {source} ({dtype}, {attention})")
         with damage_named(found.name):
-            model = model_class(found).from_pretrained(
-                found.name,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                use_safetensors=True,  # no pickle is loaded, from a hub neither
-                **found.arguments(),
-            )
+            # no pickle is loaded, from a hub neither
+            how = {"attn_implementation": attention, "use_safetensors": True, **found.arguments()}
+            model = model_class(found).from_pretrained(found.name, dtype=getattr(torch, dtype), **how)
             processor = AutoProcessor.from_pretrained(found.name, **found.arguments())
         if commit := found.commit():
             say(f"{found.name} is at commit {commit}")
@@ -139,7 +135,6 @@ class Vlm(Encoder):
         draws one CPU number a row and step, live or not, so a completion depends on its row's place and the generator,
         not on when others end. Where it must not depend on its place either, `draws`, (prompts x completions,
         max_new_tokens) float64 in [0, 1), takes the generator's place.
-
         Returns: prompts x completions tensors of token ids on the CPU, in order, each with its closing token.
         """
         model, closing = self.model, self.closing
