@@ -14,13 +14,11 @@ Spoken = Callable[[Item, Sequence[int]], str]  # the lines spoken at an item's f
 
 
 class Asking(Protocol):
-    """A way of asking; what it returns depends on its arguments alone."""
+    """A way of asking: the text behind the sorted frames, and the letter of the option that a reply names, or ""."""
 
-    def text(self, item: Item, frames: Sequence[int]) -> str:
-        """Return the text that stands behind the frames, which are sorted; none for the blind question."""
+    def text(self, item: Item, frames: Sequence[int]) -> str: ...
 
-    def letter(self, reply: str, item: Item) -> str:
-        """Return the letter of the item's option that a reply names, "" where none is found."""
+    def letter(self, reply: str, item: Item) -> str: ...
 
 
 def nothing_spoken(item: Item, frames: Sequence[int]) -> str:

@@ -130,7 +130,7 @@ class EndpointAnswerer(BaseAnswerer):
     def _body(self, request: Request) -> bytes:
         """Return a request in the protocol's words."""
         frames = sorted(request.frames)
-        pictures = iter(self.cache.answerer_jpegs(request.item.video, frames) if frames else [])
+        pictures = iter(self.cache.answerer_jpegs(request.item.video, frames) if frames else [])  # of JPEG bytes
         messages: list[dict[str, Any]] = self.messages(request)
         for message in messages:
             message["content"] = [
@@ -217,7 +217,6 @@ class EndpointAnswerer(BaseAnswerer):
         return f"{self.url} refuses a request for {self.name!r}: {response.status_code} ({_reason(response)}); {remedy}"
 
     def _tell(self, reason: str, waited: float) -> None:
-        """Say that the server is away, not too often."""
         now = time.monotonic()
         if now - self._told >= TELL_EVERY_S or not self._told:
             self._told = now

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from viarl.models.families import is_timed, timed_video, tower_output
+from viarl.models.families import timed_video, tower_output
 
 # Qwen2.5-VL was trained with text that goes on behind a video's last position. transformers 5 lets it go on behind the
 # first frame's, which in a long video is a place amid its frames. Checkpoints that were made with the latter rule, as
@@ -55,7 +55,7 @@ class Encoder:
     def __init__(self, model: Any, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self._rope = model.model.get_rope_index
-        self._timed = is_timed(model)
+        self._timed = model.config.model_type == "qwen3_vl"  # each temporal patch stands behind its time in words
         self._text_inside_video = bool(getattr(model.config, TEXT_INSIDE_VIDEO, False))
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
 

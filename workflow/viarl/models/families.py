@@ -32,11 +32,6 @@ def model_class(source: Source) -> Any:
     return CLASSES[kind]
 
 
-def is_timed(model: Any) -> bool:
-    """Whether each temporal patch of a video stands behind its time in words."""
-    return bool(model.config.model_type == "qwen3_vl")
-
-
 def attention_for(attention: str, dtype: str, device: torch.device) -> str:
     """Return the attention that `attention` means for weights of a type on a device; "auto" is flash where it can be.
 

@@ -40,11 +40,9 @@ class PixelPrompts:
 
     def prompts(self, items: Sequence[Item]) -> list[Prompt]:
         """Return one prompt an item, with pixels."""
-        source, prompts = self.source, []
-        for item in items:
-            pixels, grid = source.vlm.pixels(source.cache.selector_frames(item.video))
-            prompts.append(source.prompt(item, pixels=pixels, grid=grid))
-        return prompts
+        source = self.source
+        seen = (source.vlm.pixels(source.cache.selector_frames(item.video)) for item in items)
+        return [source.prompt(item, pixels=own, grid=grid) for item, (own, grid) in zip(items, seen, strict=True)]
 
 
 def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Tensor:

@@ -121,12 +121,9 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
+        common = (GRPOConfig, training, folder, self.task.dtype, model.device)
         return trainer_config(
-            GRPOConfig,
-            training,
-            folder,
-            self.task.dtype,
-            model.device,
+            *common,
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
             num_generations=training.group_size,
@@ -215,13 +212,12 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         return batches
 
     def _complete(self, items: list[Item], slots: list[int]) -> list[Group]:
-        size, tokens = self.setting.group_size, self.task.max_new_tokens
+        setting, tokens = self.setting, self.task.max_new_tokens
         prompts = self.prompts.prompts(items)
-        if self.setting.train_vision and any(prompt.pixels is None for prompt in prompts):
+        if setting.train_vision and any(prompt.pixels is None for prompt in prompts):
             raise ValueError("training.train_vision needs prompts with pixels (viarl.training.rl.rollout.PixelPrompts)")
-        draws = [group_draws(self.task.seed, slot, size, tokens) for slot in slots]
-        how: dict[str, Any] = {"temperature": self.setting.temperature}
-        how["groups_at_once"] = self.setting.groups_per_rollout
+        draws = [group_draws(self.task.seed, slot, setting.group_size, tokens) for slot in slots]
+        how: dict[str, Any] = {"temperature": setting.temperature, "groups_at_once": setting.groups_per_rollout}
         with whole_model(self) as model, self.accelerator.autocast():
             return roll_out(Vlm(model, self.processing_class), prompts, draws, max_new_tokens=tokens, **how)
 

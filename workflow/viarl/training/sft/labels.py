@@ -61,10 +61,8 @@ class Labels:
 
     def frames(self, item: Item) -> tuple[int, ...]:
         """Return the label of an item that can have one, sorted; ValueError for similarities of other frames."""
-        count = self.cache.count(item.video)
-        if self.is_noise(item):
-            generator = self._generator(item)
-            generator.random()  # the draw of `is_noise`
+        count, generator = self.cache.count(item.video), self._generator(item)
+        if generator.random() < self.noise:  # the draw of `is_noise`
             return tuple(random(count, self.selected, generator))
         if self.kind == "oracle":
             return tuple(oracle(self.cache.times(item.video), item.evidence, self.selected))
