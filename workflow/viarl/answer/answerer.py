@@ -6,7 +6,7 @@ it, and prompts of like length share a batch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from cachetools import LRUCache
@@ -17,9 +17,7 @@ from viarl.models.encode import Prompt
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 __all__ = ["Answerer", "Reply", "Request"]
 
@@ -44,7 +42,7 @@ class Answerer(BaseAnswerer):
     def __init__(
         self,
         vlm: Vlm,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         batch_size: int,

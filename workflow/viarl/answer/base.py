@@ -6,16 +6,13 @@ A reply that is known, from this process or from a reply cache on disk, is not a
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from viarl.answer.asking import Asking, Own, answerer_chat
 from viarl.files import sha256_json
 from viarl.items import Item
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 Key = tuple[str, str, tuple[str, ...], tuple[int, ...]]
 
@@ -46,7 +43,7 @@ class BaseAnswerer(ABC):
 
     def __init__(
         self,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         batch_size: int = 1,

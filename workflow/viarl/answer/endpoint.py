@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 
@@ -31,9 +31,7 @@ from viarl.files import sha256_file, sha256_json
 from viarl.models.files import find, weight_files
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress, say
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 TELL_EVERY_S = 15.0  # between two lines that say that the server is away
@@ -79,7 +77,7 @@ class EndpointAnswerer(BaseAnswerer):
         self,
         endpoint: Endpoint,
         name: str,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         replies: ReplyCache | None = None,

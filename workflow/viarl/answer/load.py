@@ -1,7 +1,7 @@
 """The answerer that the configuration names: a model in this process, or one on a server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from viarl.answer.answerer import Answerer
 from viarl.answer.asking import Asking
@@ -14,15 +14,13 @@ from viarl.models.files import weight_files
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.vlm import Vlm, resolve_device
 from viarl.progress import say
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 
 def load_answerer(
     model: Path,
     settings: AnswererSettings,
-    cache: "FrameCache",
+    cache: FrameCache,
     device: str = "auto",
     replies: Path | None = None,
     asking: Asking | None = None,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from viarl.models.shards import own_tower
 from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
 from viarl.selection.prompt import Selection, parse_selection, selector_messages
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class SelectorPrompts:
     def __init__(
         self,
         vlm: Vlm,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         selected: int,
         features_folder: Path | None = None,
@@ -145,7 +143,7 @@ class SelectorPrompts:
 def load_selector(
     source: Path,
     settings: ModelSettings,
-    cache: "FrameCache",
+    cache: FrameCache,
     selected: int,
     device: str = "auto",
     features_folder: Path | None = None,

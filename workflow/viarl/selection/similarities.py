@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,11 @@ from safetensors.numpy import load_file, save_file
 from viarl.files import atomic_path
 from viarl.items import Item
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 
 def similarities(
-    model: Any, cache: "FrameCache", items: Sequence[Item], batch_size: int, progress: Progress | None = None
+    model: Any, cache: FrameCache, items: Sequence[Item], batch_size: int, progress: Progress | None = None
 ) -> dict[str, np.ndarray]:
     """Return {item id: (n_frames,) float32 cosines of its video's candidate frames and its question without options}.
 
