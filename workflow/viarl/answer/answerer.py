@@ -1,13 +1,12 @@
 """The answerer: a language model reads the selected frames and a question with its options, and replies greedily.
 
-Rollout, filter and evaluation ask the same questions over and over with overlapping frames. So a request that was
-answered before is not asked again, a frame is decoded and passed through the vision tower once for all requests that
-hold it, and prompts of like length share a batch.
+Requests have overlapping frames: a frame is decoded and passed through the vision tower once for all requests that hold
+it, and prompts of like length share a batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from cachetools import LRUCache
@@ -18,9 +17,7 @@ from viarl.models.encode import Prompt
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 __all__ = ["Answerer", "Reply", "Request"]
 
@@ -29,31 +26,23 @@ BATCHES_A_WINDOW = 8  # batches whose prompts are in memory together, to be sort
 Group = tuple[str, tuple[int, ...]]  # a video and the frames that share one temporal patch
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """Vision features of one temporal patch, (tokens, D), and its height and width in patches."""
-
-    features: torch.Tensor
-    height: int
+class _Patch(NamedTuple):
+    features: torch.Tensor  # of one temporal patch, (tokens, D)
+    height: int  # in patches
     width: int
 
 
 class Answerer(BaseAnswerer):
     """Answers batches of requests with a model in this process; see `answer`.
 
-    A reply depends on its request alone, not on the order, repetition or company of requests: decoding is greedy, and
-    only the last bits of float sums vary with the batch. The weights must not change during the life of this object.
-
-    Args:
-        vlm: the answerer.
-        cache, template, max_new_tokens, batch_size, asking, frames_as, replies: see `BaseAnswerer`.
-        keep_bytes: memory for vision features; the longest unused leave first.
+    Decoding is greedy: a reply depends on its request only, but for the last bits of float sums. The weights must not
+    change during the life of this object. Within `keep_bytes` of vision features the longest unused leave first.
     """
 
     def __init__(
         self,
         vlm: Vlm,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         batch_size: int,
@@ -77,22 +66,20 @@ class Answerer(BaseAnswerer):
         # the questions of a video stand together, so that its frames are in memory when they are needed
         order = sorted(requests, key=lambda key: (requests[key].item.video, key[3], key))
         for start in range(0, len(order), self.window):
-            part = order[start : start + self.window]
-            self._answer_window({key: requests[key] for key in part}, progress)
+            self._answer_window({key: requests[key] for key in order[start : start + self.window]}, progress)
 
     def _answer_window(self, requests: Mapping[Key, Request], progress: Progress | None) -> None:
         """Answer different requests and keep the replies."""
         groups = {key: self._groups(request) for key, request in requests.items()}
         patches = self._patches(list(dict.fromkeys(group for own in groups.values() for group in own)))
         encoded: dict[Any, Prompt] = {}
-        prompts = {
-            key: self._prompt(requests[key], [patches[group] for group in groups[key]], encoded) for key in requests
-        }
+        seen = {key: [patches[group] for group in own] for key, own in groups.items()}
+        prompts = {key: self._prompt(request, seen[key], encoded) for key, request in requests.items()}
         order = sorted(requests, key=lambda key: prompts[key].length)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             # features are joined here, so that overlapping requests do not multiply them in a whole window
-            joined = [_with_features(prompts[key], [patches[group] for group in groups[key]]) for key in batch]
+            joined = [_with_features(prompts[key], seen[key]) for key in batch]
             completions = self.vlm.complete(joined, max_new_tokens=self.max_new_tokens)
             for key, completion in zip(batch, completions, strict=True):
                 self._keep(key, requests[key], self.vlm.text(completion), progress)
@@ -104,8 +91,7 @@ class Answerer(BaseAnswerer):
         key = (str(messages), size)
         if key not in encoded:
             shape = [(1, *size[1:])] * size[0] if size and self.as_images else size
-            grid = None if shape is None else torch.tensor(shape)
-            encoded[key] = self.vlm.prompt(messages, grid=grid)
+            encoded[key] = self.vlm.prompt(messages, grid=None if shape is None else torch.tensor(shape))
         return encoded[key]
 
     def _groups(self, request: Request) -> list[Group]:

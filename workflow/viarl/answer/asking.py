@@ -14,13 +14,11 @@ Spoken = Callable[[Item, Sequence[int]], str]  # the lines spoken at an item's f
 
 
 class Asking(Protocol):
-    """A way of asking; what it returns depends on its arguments alone."""
+    """A way of asking: the text behind the sorted frames, and the letter of the option that a reply names, or ""."""
 
-    def text(self, item: Item, frames: Sequence[int]) -> str:
-        """Return the text that stands behind the frames, which are sorted; none for the blind question."""
+    def text(self, item: Item, frames: Sequence[int]) -> str: ...
 
-    def letter(self, reply: str, item: Item) -> str:
-        """Return the letter of the item's option that a reply names, "" where none is found."""
+    def letter(self, reply: str, item: Item) -> str: ...
 
 
 def nothing_spoken(item: Item, frames: Sequence[int]) -> str:
@@ -73,6 +71,10 @@ def answerer_messages(
     return answerer_chat(answerer_text(template, question, options), frames, images)
 
 
+def _inside(option: str, other: str) -> bool:
+    return len(other) > len(option) and option.lower() in other.lower()
+
+
 def extract_letter(reply: str, options: Sequence[str]) -> str:
     """Return the option letter that a reply names, or "" if none or several remain possible.
 
@@ -95,15 +97,7 @@ def extract_letter(reply: str, options: Sequence[str]) -> str:
     if len(set(alone)) == 1:
         return str(alone[0])
     texts = {letter: option.rstrip(".") for letter, option in zip(letters, options, strict=True) if option}
-    named = {
-        letter: option
-        for letter, option in texts.items()
-        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE)
-    }
+    named = {letter: own for letter, own in texts.items() if re.search(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.I)}
     # an option inside another that occurs ("cars" in "red cars") is not meant itself
-    meant = [
-        letter
-        for letter, option in named.items()
-        if not any(len(other) > len(option) and option.lower() in other.lower() for other in named.values())
-    ]
+    meant = [letter for letter, own in named.items() if not any(_inside(own, other) for other in named.values())]
     return meant[0] if not alone and len(meant) == 1 else ""

@@ -1,22 +1,18 @@
 """What all answerers share: requests and replies, and that nothing is asked twice.
 
-Rollout, filter and evaluation ask the same questions over and over with overlapping frames. A reply that is known, from
-this process or from a reply cache on disk, is not asked for again.
+A reply that is known, from this process or from a reply cache on disk, is not asked for again.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from viarl.answer.asking import Asking, Own, answerer_chat
 from viarl.files import sha256_json
 from viarl.items import Item
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 Key = tuple[str, str, tuple[str, ...], tuple[int, ...]]
 
@@ -40,19 +36,14 @@ class Reply:
 class BaseAnswerer(ABC):
     """Answers requests, each different one once.
 
-    Args:
-        cache: the frames.
-        template: name of the prompt text (viarl.answer.asking.ANSWERER_INSTRUCTION).
-        max_new_tokens: longest reply, tokens.
-        batch_size: requests in a forward pass, where there is one.
-        frames_as: "video" or "images", see viarl.answer.settings.
-        replies: those of earlier processes, and where new ones are kept; None keeps none.
-        asking: how questions are worded and replies are read, where it is not this project's way with the template.
+    `replies` are those of earlier processes, and where new ones are kept; None keeps none. `asking` says how questions
+    are worded and replies are read, where it is not this project's way with the template. `frames_as` and the rest:
+    see viarl.answer.settings.
     """
 
     def __init__(
         self,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         batch_size: int = 1,
@@ -62,8 +53,7 @@ class BaseAnswerer(ABC):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"answerer.batch_size must be at least 1, not {batch_size}")
-        self.cache, self.max_new_tokens = cache, max_new_tokens
-        self.asking: Asking = asking or Own(template)
+        self.cache, self.max_new_tokens, self.asking = cache, max_new_tokens, asking or Own(template)
         self.batch_size, self.as_images, self.replies = batch_size, frames_as == "images", replies
         self.asked = 0  # requests that reached the model
         self.found = 0  # different requests that the reply cache answered
@@ -73,8 +63,7 @@ class BaseAnswerer(ABC):
     def answer(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
         """Answer requests in their order; frames are shown in temporal order, whatever their order in the request.
 
-        Errors: IndexError or ValueError naming the video for frames that the cache does not have; of an endpoint, also
-        Outage.
+        Errors: IndexError or ValueError naming the video for frames that the cache lacks; of an endpoint, also Outage.
         """
         keys = [_key(request) for request in requests]
         new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._memo}

@@ -1,16 +1,13 @@
 """The answerer on a server that speaks the OpenAI protocol: vLLM, SGLang, `transformers serve`, …
 
 The selected frames travel as they lie in the frame cache, JPEG bytes in `data:` URLs, one image each, before the text.
-Decoding is greedy. A bounded number of requests is under way at once; each is tried again, with growing random pauses,
-where that may help:
+Decoding is greedy. A request is tried again, with growing random pauses, where that may help:
 
-- no connection, or a status of 429, 502, 503, 504: the server is away or busy. The request waits for it, up to
-  `patience_s`, and says so now and then.
-- another status of 5xx, no reply within `timeout_s`, or a reply that is none: the server lives and fails. The request
-  is tried `retries` times more.
+- no connection, or a status of 429, 502, 503, 504: the server is away or busy, for at most `patience_s`.
+- another status of 5xx, no reply within `timeout_s`, or a reply that is none: it fails, at most `retries` times more.
 - another status: the request is wrong (an unknown model, a key that is missing). It ends at once.
 
-What ends without a reply is an `Outage`. A key is taken from the environment variable OPENAI_API_KEY.
+What ends without a reply is an `Outage`.
 """
 
 import asyncio
@@ -22,7 +19,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 
@@ -34,11 +31,8 @@ from viarl.files import sha256_file, sha256_json
 from viarl.models.files import find, weight_files
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress, say
+from viarl.video.cache import FrameCache
 
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
-
-AWAY = frozenset({429, 502, 503, 504})
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 TELL_EVERY_S = 15.0  # between two lines that say that the server is away
 LOOK_EVERY_S = 0.5  # whether the stage was told to stop
@@ -46,11 +40,9 @@ KEY = "OPENAI_API_KEY"
 
 
 class _Away(Exception):
-    """The server is not there, or too busy; `pause_s` is what it asks for."""
+    """The server is not there, or too busy."""
 
-    def __init__(self, reason: str, pause_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
+    pause_s = 0.0  # what it asks for
 
 
 def served_name(asked: str, model: Path) -> str:
@@ -76,22 +68,16 @@ class _Failed(Exception):
 
 
 class EndpointAnswerer(BaseAnswerer):
-    """Answers requests on a server; see the module, and `BaseAnswerer.answer`.
+    """Answers requests on a server, where the model has a `name`; see the module, and `BaseAnswerer`.
 
-    A reply depends on its request alone as far as the server's sums do: most batch requests, which may change the last
-    bits and now and then a reply.
-
-    Args:
-        endpoint: where the server is, and how patient to be with it.
-        name: the model's name there.
-        cache, template, max_new_tokens, replies, asking: see `BaseAnswerer`.
+    Most servers batch requests, which may change the last bits of sums and now and then a reply.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         name: str,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         max_new_tokens: int,
         replies: ReplyCache | None = None,
@@ -142,22 +128,15 @@ class EndpointAnswerer(BaseAnswerer):
     def _body(self, request: Request) -> bytes:
         """Return a request in the protocol's words."""
         frames = sorted(request.frames)
-        pictures = iter(self.cache.answerer_jpegs(request.item.video, frames) if frames else [])
+        pictures = iter(self.cache.answerer_jpegs(request.item.video, frames) if frames else [])  # of JPEG bytes
         messages: list[dict[str, Any]] = self.messages(request)
         for message in messages:
             message["content"] = [
                 _picture(next(pictures).tobytes()) if part["type"] == "image" else part for part in message["content"]
             ]
-        return json.dumps(
-            {
-                "model": self.name,
-                "messages": messages,
-                "temperature": 0.0,
-                "max_tokens": self.max_new_tokens,
-                # `transformers serve` derives from it the penalty of repetitions that a checkpoint may come with
-                "frequency_penalty": 0.0,
-            }
-        ).encode()
+        # `transformers serve` derives from frequency_penalty that of repetitions that a checkpoint may come with
+        how = {"temperature": 0.0, "max_tokens": self.max_new_tokens, "frequency_penalty": 0.0}
+        return json.dumps({"model": self.name, "messages": messages, **how}).encode()
 
     async def _reply(self, client: httpx2.AsyncClient, body: bytes) -> str:
         """Return the text of the reply, when there is one; Outage where there will be none."""
@@ -209,8 +188,10 @@ class EndpointAnswerer(BaseAnswerer):
         except httpx2.TransportError as error:
             raise _Away(str(error) or type(error).__name__) from error
         status = response.status_code
-        if status in AWAY:
-            raise _Away(f"status {status}", _seconds(response.headers.get("Retry-After", "")))
+        if status in (429, 502, 503, 504):
+            away, asked = _Away(f"status {status}"), response.headers.get("Retry-After", "")
+            away.pause_s = min(float(asked), 2 * LONGEST_PAUSE_S) if asked.isdecimal() else 0.0  # within reason
+            raise away
         if status >= 500:
             raise _Failed(f"status {status} ({_reason(response)})")
         if status != 200:
@@ -234,7 +215,6 @@ class EndpointAnswerer(BaseAnswerer):
         return f"{self.url} refuses a request for {self.name!r}: {response.status_code} ({_reason(response)}); {remedy}"
 
     def _tell(self, reason: str, waited: float) -> None:
-        """Say that the server is away, not too often."""
         now = time.monotonic()
         if now - self._told >= TELL_EVERY_S or not self._told:
             self._told = now
@@ -258,11 +238,6 @@ def _reason(response: httpx2.Response) -> str:
     except ValueError:
         said = response.text
     return shown(" ".join(str(said).split()), 300)
-
-
-def _seconds(text: str) -> float:
-    """Return the pause that a Retry-After header asks for, within reason."""
-    return min(float(text), 2 * LONGEST_PAUSE_S) if text.isdecimal() else 0.0
 
 
 def _is_loopback(url: str) -> bool:

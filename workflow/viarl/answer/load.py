@@ -1,7 +1,7 @@
 """The answerer that the configuration names: a model in this process, or one on a server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from viarl.answer.answerer import Answerer
 from viarl.answer.asking import Asking
@@ -14,30 +14,21 @@ from viarl.models.files import weight_files
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.vlm import Vlm, resolve_device
 from viarl.progress import say
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 
 def load_answerer(
     model: Path,
     settings: AnswererSettings,
-    cache: "FrameCache",
+    cache: FrameCache,
     device: str = "auto",
     replies: Path | None = None,
     asking: Asking | None = None,
 ) -> BaseAnswerer:
     """Return an answerer, its model loaded, or its name on the server found.
 
-    Args:
-        model: checkpoint folder, or hub id.
-        settings: how it is asked.
-        cache: the frames.
-        device: of a model in this process.
-        replies: folder that keeps replies for other stages and later starts; None keeps none.
-        asking: a benchmark's way to ask, in place of the settings' prompt.
-
-    Errors: as `Vlm.load`, and as `served_name`.
+    `replies` is a folder that keeps replies for other stages and later starts; None keeps none. `asking` is a
+    benchmark's way to ask, in place of the settings' prompt. Errors: as `Vlm.load`, and as `served_name`.
     """
     if settings.backend == "endpoint":
         name = served_name(settings.endpoint.model, model)
@@ -54,16 +45,9 @@ def load_answerer(
         # the last bits of sums, and with them now and then a reply, differ between precisions and kinds of device
         how = {"dtype": settings.dtype, "attention": settings.attention, "device": resolve_device(device).type}
         known = {"weights": weights, **how}
-    return Answerer(
-        vlm,
-        cache,
-        settings.prompt,
-        settings.max_new_tokens,
-        settings.batch_size,
-        frames_as=settings.frames_as,
-        replies=_replies(replies, settings, known),
-        asking=asking,
-    )
+    asked = (settings.prompt, settings.max_new_tokens, settings.batch_size)
+    kept = _replies(replies, settings, known)
+    return Answerer(vlm, cache, *asked, frames_as=settings.frames_as, replies=kept, asking=asking)
 
 
 def _replies(folder: Path | None, settings: AnswererSettings, known: dict[str, Any]) -> ReplyCache | None:

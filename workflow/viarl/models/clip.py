@@ -48,10 +48,8 @@ def load_clip(model: str | Path, pretrained: str | None = None, device: str = "a
         name = model
         if ":" not in name and (name, pretrained) not in open_clip.list_pretrained():
             known = [tag for known_name, tag in open_clip.list_pretrained() if known_name == name]
-            raise ValueError(
-                f"open_clip has no weights {pretrained!r} for the model {name!r}; "
-                + (f"set clip.pretrained to one of {known}" if known else "set clip.model to one of its model names")
-            )
+            remedy = f"set clip.pretrained to one of {known}" if known else "set clip.model to one of its model names"
+            raise ValueError(f"open_clip has no weights {pretrained!r} for the model {name!r}; {remedy}")
     target = resolve_device(device)
     with damage_named(model):
         loaded, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained, device=target)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from viarl.models.families import is_timed, timed_video, tower_output
+from viarl.models.families import timed_video, tower_output
 
 # Qwen2.5-VL was trained with text that goes on behind a video's last position. transformers 5 lets it go on behind the
 # first frame's, which in a long video is a place amid its frames. Checkpoints that were made with the latter rule, as
@@ -24,19 +24,14 @@ FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One encoded prompt, on the CPU.
+    """One encoded prompt, on the CPU."""
 
-    input_ids, token_types: (P,) int64; positions: (3, P) int64; grid: (3,) patches in time, height, width of the video,
-    (n, 3) of n images, or None with neither; pixels: (patches, patch_dim) float32 until `features`, (tokens, D),
-    replaces it.
-    """
-
-    input_ids: torch.Tensor
-    token_types: torch.Tensor
-    positions: torch.Tensor
-    grid: torch.Tensor | None = None
-    pixels: torch.Tensor | None = None
-    features: torch.Tensor | None = None
+    input_ids: torch.Tensor  # (P,) int64
+    token_types: torch.Tensor  # (P,) int64
+    positions: torch.Tensor  # (3, P) int64
+    grid: torch.Tensor | None = None  # (3,) patches in time, height, width of the video, or (n, 3) of n images
+    pixels: torch.Tensor | None = None  # (patches, patch_dim) float32, until features replace them
+    features: torch.Tensor | None = None  # (tokens, D)
 
     @property
     def length(self) -> int:
@@ -58,13 +53,11 @@ class Encoder:
     """Turns chats with frames into `Prompt`s with a checkpoint's own processor and position rule."""
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.processor, self.tokenizer = processor, processor.tokenizer
         self._rope = model.model.get_rope_index
-        self._timed = is_timed(model)
+        self._timed = model.config.model_type == "qwen3_vl"  # each temporal patch stands behind its time in words
         self._text_inside_video = bool(getattr(model.config, TEXT_INSIDE_VIDEO, False))
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
-        self._texts: dict[str, torch.Tensor] = {}
 
     def pixels(
         self, frames: Sequence[np.ndarray] | np.ndarray, as_images: bool = False
@@ -79,15 +72,9 @@ class Encoder:
         video = np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
         size = {"shortest_edge": self._factor**2, "longest_edge": 2**31}
         if as_images:
-            limits = self.processor.image_processor.size
-            size = {"shortest_edge": limits["shortest_edge"], "longest_edge": limits["longest_edge"]}
-        output = self.processor.video_processor(
-            [torch.from_numpy(video)],
-            size=size,
-            do_sample_frames=False,
-            return_tensors="pt",
-            cap_pixels_per_frame=False,
-        )
+            size = {edge: self.processor.image_processor.size[edge] for edge in size}
+        how = {"do_sample_frames": False, "return_tensors": "pt", "cap_pixels_per_frame": False}
+        output = self.processor.video_processor([torch.from_numpy(video)], size=size, **how)
         return output["pixel_values_videos"], output["video_grid_thw"][0]
 
     def image_pixels(self, frames: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,10 +90,7 @@ class Encoder:
         grid: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
     ) -> Prompt:
-        """Encode a chat whose video part has the given grid (3,), or whose images have (n, 3).
-
-        Errors: ValueError if grid and chat disagree.
-        """
+        """Encode a chat whose video part has the given grid (3,), or whose images have (n, 3); ValueError if not."""
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         images = grid is not None and grid.ndim == 2
         token = self.processor.image_token if images else self.processor.video_token
@@ -125,13 +109,14 @@ class Encoder:
         placeholder = self.processor.image_token_id if images else self.processor.video_token_id
         token_types = (input_ids == placeholder).long() * (1 if images else 2)
         seconds = self.processor.video_processor.temporal_patch_size / FRAMES_PER_SECOND
-        positions, _ = self._rope(
-            input_ids[None],
-            mm_token_type_ids=token_types[None],
-            image_grid_thw=grid if images else None,
-            video_grid_thw=None if grid is None or images else grid[None],
-            second_per_grid_ts=None if grid is None or images else torch.tensor([seconds]),
-        )
+        vision = {"video_grid_thw": None, "second_per_grid_ts": None, "image_grid_thw": grid}
+        if grid is not None and not images:
+            vision = {
+                "video_grid_thw": grid[None],
+                "second_per_grid_ts": torch.tensor([seconds]),
+                "image_grid_thw": None,
+            }
+        positions, _ = self._rope(input_ids[None], mm_token_type_ids=token_types[None], **vision)
         positions = positions[:, 0].long()
         if grid is not None and not images and not self._timed and not self._text_inside_video:
             end = int((token_types == 2).nonzero()[-1]) + 1
@@ -140,10 +125,7 @@ class Encoder:
 
 
 def as_video(grid: torch.Tensor) -> torch.Tensor:
-    """Return the grid (3,) of the video that images of one size, (n, 3), would be, for the vision tower alone.
-
-    The tower attends within a temporal patch only, and an image is one.
-    """
+    """Return the grid (3,) of the video that images of one size, (n, 3), would be, for the vision tower alone."""
     return grid if grid.ndim == 1 else torch.tensor([len(grid), *grid[0, 1:].tolist()])
 
 
@@ -158,9 +140,8 @@ def video_outputs(prompts: Sequence[Prompt], device: torch.device) -> dict[str, 
 
     Errors: ValueError if a prompt has a video but no features, so that a video is never dropped in silence.
     """
-    for prompt in prompts:
-        if prompt.grid is not None and prompt.features is None:
-            raise ValueError("a prompt with a video has no vision features; call Vlm.with_features first")
+    if any(prompt.grid is not None and prompt.features is None for prompt in prompts):
+        raise ValueError("a prompt with a video has no vision features; call Vlm.with_features first")
     features: dict[str, list[torch.Tensor]] = {}
     for prompt in prompts:
         if prompt.features is not None:
@@ -170,12 +151,9 @@ def video_outputs(prompts: Sequence[Prompt], device: torch.device) -> dict[str, 
 
 def forward_arguments(prompts: Sequence[Prompt], device: torch.device, pad: int) -> dict[str, Any]:
     """Return the arguments of the model's forward for left-padded prompts: ids, mask (B, P), positions (3, B, P)."""
-    ids = left_pad([prompt.input_ids for prompt in prompts], pad).to(device)
-    mask = left_pad([torch.ones_like(prompt.input_ids) for prompt in prompts]).to(device)
-    positions = left_pad([prompt.positions for prompt in prompts]).permute(1, 0, 2).to(device)
     return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": positions,
+        "input_ids": left_pad([prompt.input_ids for prompt in prompts], pad).to(device),
+        "attention_mask": left_pad([torch.ones_like(prompt.input_ids) for prompt in prompts]).to(device),
+        "position_ids": left_pad([prompt.positions for prompt in prompts]).permute(1, 0, 2).to(device),
         "mm_encoder_outputs": video_outputs(prompts, device),
     }

@@ -4,8 +4,7 @@ Qwen2.5-VL   a video is one run of tokens; positions tell the seconds
 Qwen3-VL     each temporal patch has a run of its own behind its time in words; the tower hands features of some of its
              layers to the first layers of the language model besides (DeepStack)
 
-Features of a video are one tensor throughout, so that caches and batches need not know of DeepStack: (tokens, D), or
-(tokens, 1 + L, D) with the features for L layers behind the usual ones.
+Features of a video are one tensor throughout: (tokens, D), or (tokens, 1 + L, D) with those for L layers of DeepStack.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from viarl.models.files import Source
 from viarl.models.settings import flash_obstacle
 
 CLASSES = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
-TIMED = "qwen3_vl"
 
 
 def model_class(source: Source) -> Any:
@@ -34,15 +32,8 @@ def model_class(source: Source) -> Any:
     return CLASSES[kind]
 
 
-def is_timed(model: Any) -> bool:
-    """Whether each temporal patch of a video stands behind its time in words."""
-    return bool(model.config.model_type == TIMED)
-
-
 def attention_for(attention: str, dtype: str, device: torch.device) -> str:
-    """Return the attention that `attention` means for weights of a type on a device.
-
-    "auto" is flash_attention_2 where it can be (the package flash_attn, CUDA, bfloat16 weights), else sdpa.
+    """Return the attention that `attention` means for weights of a type on a device; "auto" is flash where it can be.
 
     Errors: ValueError where flash_attention_2 is asked for and cannot be, before weights are loaded.
     """
@@ -74,11 +65,7 @@ def timed_video(processor: Any, grid: torch.Tensor, seconds: float) -> str:
     """Return the text of a timed video: of each temporal patch its mean time, and its tokens between their marks.
 
     It takes the place of the template's marks too, as the models were published (transformers 4.57, vLLM); from 5.12 on
-    transformers' own processor leaves them around it.
-
-    Args:
-        grid: (3,) patches in time, height, width.
-        seconds: between two frames.
+    transformers' own processor leaves them around it. `grid` (3,) are patches, `seconds` those between two frames.
     """
     patches, height, width = grid.tolist()
     tokens = processor.video_token * (height * width // processor.video_processor.merge_size**2)

@@ -1,7 +1,7 @@
 """The files of a checkpoint: a folder's, whole or refused with the reason, or those of a hub id at a pinned revision.
 
-A model is named by its folder, by a hub id (owner/name), or by a hub id with a branch, tag or commit:
-`owner/name@revision`. Weights are safetensors, in one file or in shards, and no code of a checkpoint is ever run.
+A model is named by its folder, or by a hub id, with a branch, tag or commit or without: `owner/name@revision`. Weights
+are safetensors, in one file or in shards, and no code of a checkpoint is ever run.
 """
 
 import json
@@ -60,18 +60,13 @@ def find(model: str | Path) -> Source:
     if (folder / "config.json").exists():
         sizes = read_json(folder / SIZES) if (folder / SIZES).exists() else {}
         for name, size in sizes.items():
-            path = folder / name
-            found = path.stat().st_size if path.exists() else 0
+            found = (folder / name).stat().st_size if (folder / name).exists() else 0
             if found != size:
-                raise ValueError(
-                    f"the checkpoint folder {folder} is damaged ({name} has {found} bytes, not {size}); "
-                    f"{_again(folder)}"
-                )
+                fault = f"is damaged ({name} has {found} bytes, not {size})"
+                raise ValueError(f"the checkpoint folder {folder} {fault}; {_again(folder)}")
         if missing := missing_shards(folder):
-            raise ValueError(
-                f"the checkpoint folder {folder} lacks {len(missing)} of its shards ({', '.join(missing[:3])}); "
-                f"{_again(folder)}"
-            )
+            fault = f"lacks {len(missing)} of its shards ({', '.join(missing[:3])})"
+            raise ValueError(f"the checkpoint folder {folder} {fault}; {_again(folder)}")
         return Source(str(folder))
     name, _, revision = str(model).partition("@")
     if folder.is_absolute() or folder.exists() or not HUB_ID.fullmatch(name):

@@ -1,10 +1,9 @@
 """Replies kept on disk, so that no process asks again what another one asked the same answerer.
 
 A folder for each answerer, named by a hash of its identity, which stands in `identity.json` there. Every process
-appends to a file of its own, a line a reply, and reads those of the others when it starts: writers need no lock, on one
-host or on many that share the file system. A kill loses at most a torn last line, which is left out. A line carries a
-checksum; a file with a line that does not fit it is set aside. Nothing here can fail a stage: what cannot be read is
-asked again, what cannot be written is not kept.
+appends to a file of its own, a line a reply, and reads those of the others when it starts: writers need no lock. A kill
+loses at most a torn last line. A line carries a checksum; a file with a line that does not fit it is set aside. Nothing
+here can fail a stage: what cannot be read is asked again, what cannot be written is not kept.
 """
 
 import json
@@ -24,11 +23,9 @@ _DIGITS = 32  # hexadecimal digits of a request's hash that are kept
 
 
 class ReplyCache:
-    """The replies of one answerer.
+    """The replies of one answerer; `identity` is all that a reply depends on besides its request.
 
-    Args:
-        folder: of all answerers' replies.
-        identity: all that a reply depends on besides its request (model, precision, code …).
+    `folder` holds all answerers' replies.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:

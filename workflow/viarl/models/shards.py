@@ -10,18 +10,13 @@ from viarl.models.vlm import Vlm
 from viarl.processes import layout, rank
 
 
-def sharded() -> bool:
-    """Tell whether the trained model's weights lie in shards (FSDP, DeepSpeed) instead of whole in every process."""
-    return bool(layout())
-
-
 def own_tower(vlm: Vlm) -> Vlm:
     """Return what computes vision features while a model, whose tower is frozen, is trained.
 
     Where the training shards the model, its tower cannot be used by one process on its own: then this holds a copy of
     all but the language model. To be called before the trainer takes the model.
     """
-    if not sharded():
+    if not layout():
         return vlm
     left_out = (vlm.model.model.language_model, vlm.model.lm_head)
     copied = copy.deepcopy(vlm.model, {id(module): None for module in left_out}).requires_grad_(False)
@@ -31,14 +26,8 @@ def own_tower(vlm: Vlm) -> Vlm:
 def trained_model(trainer: Any) -> Any:
     """Return the trained model, unwrapped and with whole weights, in the first process (collective); None in others."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if not sharded():
+    if not layout():
         return model if rank() == 0 else None
-    state = _gathered(trainer)
-    return _rebuilt(model, state) if rank() == 0 else None
-
-
-def _gathered(trainer: Any) -> dict[str, torch.Tensor]:
-    """Return a sharded model's whole weights on the CPU in the first process, nothing in others (collective)."""
     if trainer.is_deepspeed_enabled:
         parts = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     else:
@@ -48,7 +37,7 @@ def _gathered(trainer: Any) -> dict[str, torch.Tensor]:
         whole = weight.full_tensor() if isinstance(weight, DTensor) else weight  # one at a time, to bound memory
         if rank() == 0:
             state[name] = whole.cpu()
-    return state
+    return _rebuilt(model, state) if rank() == 0 else None
 
 
 def _rebuilt(model: Any, state: dict[str, torch.Tensor]) -> Any:

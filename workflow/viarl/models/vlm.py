@@ -1,8 +1,4 @@
-"""Qwen2.5-VL, or Qwen3-VL, as this project uses it: one object that encodes, sees, completes and scores.
-
-One path serves rollout, training, evaluation and pretraining: prompts are encoded once, their vision features are kept,
-and completions are generated from a shared prefill.
-"""
+"""Qwen2.5-VL, or Qwen3-VL, as this project uses it: one object that encodes, sees, completes and scores."""
 
 import os
 from collections.abc import Sequence
@@ -33,14 +29,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 class Vlm(Encoder):
-    """A model with its processor.
-
-    Cheap to build, so that a training, whose model gets adapters and is unwrapped for each rollout, can build one then.
-
-    Args:
-        model: Qwen2.5-VL or Qwen3-VL, with adapters or without, and otherwise not wrapped.
-        processor: its processor.
-    """
+    """A model, with adapters or without, and otherwise not wrapped, and its processor; cheap to build."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
@@ -65,13 +54,9 @@ class Vlm(Encoder):
         found = find(source)
         say(f"loading {source} ({dtype}, {attention})")
         with damage_named(found.name):
-            model = model_class(found).from_pretrained(
-                found.name,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                use_safetensors=True,  # no pickle is loaded, from a hub neither
-                **found.arguments(),
-            )
+            # no pickle is loaded, from a hub neither
+            how = {"attn_implementation": attention, "use_safetensors": True, **found.arguments()}
+            model = model_class(found).from_pretrained(found.name, dtype=getattr(torch, dtype), **how)
             processor = AutoProcessor.from_pretrained(found.name, **found.arguments())
         if commit := found.commit():
             say(f"{found.name} is at commit {commit}")
@@ -97,9 +82,8 @@ class Vlm(Encoder):
     @torch.no_grad()
     def features(self, videos: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
         """Run the vision tower on [(pixels, grid)]; return each video's features on the CPU (viarl.models.families)."""
-        device = self._base.device
-        pixels = torch.cat([pixels for pixels, _ in videos]).to(device)
-        grids = torch.stack([grid for _, grid in videos]).to(device)
+        pixels = torch.cat([pixels for pixels, _ in videos]).to(self._base.device)
+        grids = torch.stack([grid for _, grid in videos]).to(self._base.device)
         output = self._base.model.get_video_features(pixels, grids, return_dict=True)
         return [features.cpu() for features in joined_features(output)]
 
@@ -151,9 +135,7 @@ class Vlm(Encoder):
         draws one CPU number a row and step, live or not, so a completion depends on its row's place and the generator,
         not on when others end. Where it must not depend on its place either, `draws`, (prompts x completions,
         max_new_tokens) float64 in [0, 1), takes the generator's place.
-
-        Returns: prompts x completions tensors of token ids on the CPU, in order, with the one of `closing` that ended
-        each.
+        Returns: prompts x completions tensors of token ids on the CPU, in order, each with its closing token.
         """
         model, closing = self.model, self.closing
         device = next(model.parameters()).device
@@ -193,11 +175,6 @@ class Vlm(Encoder):
                 live, token, mask = live[keep], token[keep], mask[keep]
                 cache.batch_select_indices(keep)
             positions = (start[live] + step)[None, :, None].expand(3, -1, 1)
-            logits = model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+            kept = {"past_key_values": cache, "use_cache": True}
+            logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=positions, **kept).logits[:, -1]
         return [row[:count].cpu() for row, count in zip(written, length.tolist(), strict=True)]

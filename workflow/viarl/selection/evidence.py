@@ -10,11 +10,8 @@ def evidence_frames(times: np.ndarray, evidence: Sequence[tuple[float, float]]) 
 
     Those inside, ends included; where none is (a short interval in a long video), the nearest.
     """
-    found = []
-    for start, end in evidence:
-        seconds = away(times, start, end)
-        found.append(np.flatnonzero(seconds == seconds.min()).tolist())
-    return found
+    distances = [away(times, start, end) for start, end in evidence]
+    return [np.flatnonzero(seconds == seconds.min()).tolist() for seconds in distances]
 
 
 def away(times: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -24,13 +21,9 @@ def away(times: np.ndarray, start: float, end: float) -> np.ndarray:
 
 
 def evidence_recall(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: Collection[int]) -> float:
-    """Return the share of evidence intervals that the selected frames hit; NaN without evidence.
+    """Return the share of evidence intervals, [(start, end)] in seconds, that the selected frames hit; NaN without any.
 
-    Args:
-        times: (count,) seconds of the candidate frames.
-        evidence: [(start, end)] in seconds; an interval without a candidate inside is hit by the nearest one, as the
-            oracle has it: no selection could hit it else.
-        selected: indices of candidates.
+    An interval without a candidate inside is hit by the nearest one: no selection could hit it otherwise.
     """
     if not evidence:
         return float("nan")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,7 @@ from viarl.models.shards import own_tower
 from viarl.models.vlm import PATCHES_A_PASS, Vlm
 from viarl.progress import Progress
 from viarl.selection.prompt import Selection, parse_selection, selector_messages
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,23 @@ class Picked:
     tokens: int
 
 
-@dataclass(frozen=True)
-class _Video:
-    """features: (video_tokens, D); grid: (3,)."""
-
-    features: torch.Tensor
-    grid: torch.Tensor
+class _Video(NamedTuple):
+    features: torch.Tensor  # (video_tokens, D)
+    grid: torch.Tensor  # (3,)
 
 
 class SelectorPrompts:
-    """Selector prompts with vision features that are computed once a video.
+    """Selector prompts, asking for K `selected` frames, with vision features that are computed once a video.
 
-    Args:
-        vlm: the selector; its vision tower must not change during the life of this object.
-        cache: candidate frames; numbers are drawn on them as the cache was told to.
-        template: name of the prompt text (viarl.selection.prompt.SELECTOR_SYSTEM).
-        selected: K, the frames the prompt asks for.
-        features_folder: keeps features on disk as well, one file a video in a folder named after the tower's weights.
-        keep_bytes: memory for features; the longest unused leave first, and what exceeds it by itself is not kept.
+    The vision tower must not change during the life of this object. Within `keep_bytes` the longest unused features
+    leave first; what exceeds them by itself is not kept. `features_folder` keeps features on disk as well, one file a
+    video in a folder named after the tower's weights.
     """
 
     def __init__(
         self,
         vlm: Vlm,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         selected: int,
         features_folder: Path | None = None,
@@ -91,8 +82,8 @@ class SelectorPrompts:
 
     def prompt(self, item: Item, **vision: torch.Tensor) -> Prompt:
         """Return an item's prompt with its grid, and features or pixels."""
-        messages = selector_messages(self.template, item.question, self.count(item), self.selected)
-        return self.vlm.prompt(messages, **vision)
+        chat = selector_messages(self.template, item.question, self.count(item), self.selected)
+        return self.vlm.prompt(chat, **vision)
 
     def _videos(self, names: list[str]) -> dict[str, _Video]:
         found: dict[str, _Video] = {}
@@ -103,7 +94,7 @@ class SelectorPrompts:
                 found[name] = held
                 continue
             frames = self.cache.selector_frames(name)
-            key = _frames_key(frames) if self._folder else ""
+            key = hashlib.sha256(str(frames.shape).encode() + frames.tobytes()).hexdigest() if self._folder else ""
             if stored := self._load(name, key):
                 found[name] = self._keep(name, stored)
                 continue
@@ -152,7 +143,7 @@ class SelectorPrompts:
 def load_selector(
     source: Path,
     settings: ModelSettings,
-    cache: "FrameCache",
+    cache: FrameCache,
     selected: int,
     device: str = "auto",
     features_folder: Path | None = None,
@@ -171,11 +162,7 @@ def tower_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _frames_key(frames: np.ndarray) -> str:
-    return hashlib.sha256(str(frames.shape).encode() + np.ascontiguousarray(frames).tobytes()).hexdigest()
-
-
-def item_draws(seed: int, item_id: str, count: int) -> torch.Tensor:
+def item_draws(seed: int | str, item_id: str, count: int) -> torch.Tensor:
     """Return (count,) float64 numbers in [0, 1) that depend on the seed and the item alone.
 
     A longer list begins with the shorter one, so that `max_new_tokens` changes no draw either.
@@ -197,10 +184,7 @@ def select(
 ) -> list[Picked]:
     """Let the selector pick frames for each item; `temperature` 0 is greedy, otherwise one sample an item.
 
-    An item's draw depends on `seed` and its id, not on the batch or the other items. Batches that are in `kept` are
-    not completed again.
-
-    Errors: ValueError for an item without frames (see `SelectorPrompts.prompts`).
+    Batches that are in `kept` are not completed again. Errors: ValueError for an item without frames.
     """
     picked = []
     for start in range(0, len(items), batch_size):
@@ -209,19 +193,16 @@ def select(
         key = sha256_json([temperature, [item.id for item in batch]])
         known = None if kept is None else kept.get(key)
         if known is None:
-            draws = [item_draws(seed, item.id, max_new_tokens) for item in batch] if temperature > 0 else None
-            completions = source.vlm.complete(
-                source.prompts(batch),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                draws=None if draws is None else torch.stack(draws),
-            )
+            draws = None
+            if temperature > 0:
+                draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch])
+            how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "draws": draws}
+            completions = source.vlm.complete(source.prompts(batch), **how)
             known = json.dumps([(source.vlm.text(completion), len(completion)) for completion in completions])
             if kept is not None:
                 kept.put(key, known)
         for item, (text, tokens) in zip(batch, json.loads(known), strict=True):
-            selection = parse_selection(text, source.count(item), source.selected)
-            picked.append(Picked(item.id, text, selection, tokens))
+            picked.append(Picked(item.id, text, parse_selection(text, source.count(item), source.selected), tokens))
         if progress:
             progress.advance(len(batch))
     return picked

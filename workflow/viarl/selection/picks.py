@@ -14,22 +14,17 @@ GREEDY, SAMPLED = "greedy", "sampled"
 
 @dataclass(frozen=True)
 class Pick:
-    """What a selector picked for an item.
-
-    `indices` are sorted frames, usable as they are: where the text held no valid list (`valid` False, `reason` says
-    why) they are the uniform fallback. `failed` is "" or says why nothing could be picked; then `indices` is empty.
-    `tokens` counts the completion, its end included.
-    """
+    """What a selector picked for an item."""
 
     item: str
     video: str
     decode: str
     text: str
     valid: bool
-    reason: str
-    indices: tuple[int, ...]
-    tokens: int
-    failed: str = ""
+    reason: str  # why the text held no valid list, "" if it did
+    indices: tuple[int, ...]  # sorted frames, usable as they are: without a valid list the uniform fallback
+    tokens: int  # of the completion, its end included
+    failed: str = ""  # why nothing could be picked; then `indices` is empty
 
 
 _TYPES = {"valid": pyarrow.bool_(), "tokens": pyarrow.int32(), "indices": pyarrow.list_(pyarrow.int32())}

@@ -1,8 +1,7 @@
 """The selector's prompt, and the parser of what it replies.
 
-The selector sees the question without its options (paper, section 3). Each prompt is a named template so that a setting
-chooses it; `paper` follows the authors' instructions in our own words, `short` is its counterpart for models with a
-small context.
+The selector sees the question without its options (paper, section 3). The prompt `paper` follows the authors'
+instructions in our own words, `short` is its counterpart for models with a small context.
 """
 
 import re
@@ -29,16 +28,12 @@ _LIST = re.compile(r"\[\s*\d+\s*(?:,\s*\d+\s*)*\]")
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selector's completion says.
-
-    `indices` are sorted and always usable: the selector's own where `index_valid`, else the uniform fallback.
-    `reason` says in a word why the list is not valid ("" where it is).
-    """
+    """What a selector's completion says."""
 
     format_valid: bool
     index_valid: bool
-    indices: tuple[int, ...]
-    reason: str
+    indices: tuple[int, ...]  # sorted and always usable: the selector's own where valid, else the uniform fallback
+    reason: str  # why the list is not valid, "" where it is
     thinking: str = ""
 
 
@@ -59,26 +54,23 @@ def parse_selection(text: str, count: int, selected: int) -> Selection:
     all different, all in range.
     """
     wanted = min(selected, count)
-    fallback = tuple(uniform(count, selected))
     match = _FORMAT.fullmatch(text)
     block = match["list"] if match else (re.findall(r"<index>([^<>]*)</index>", text) or [None])[-1]
     thinking = match["think"].strip() if match else ""
-
-    def invalid(reason: str) -> Selection:
-        return Selection(match is not None, False, fallback, reason, thinking)
-
+    digits = re.findall(r"\d+", block or "")
+    numbers = [int(number) for number in digits if len(number) <= 9]
+    reason = ""
     if block is None:
-        return invalid("no index block")
-    if not _LIST.fullmatch(block.strip()):
-        return invalid("not a list of numbers")
-    digits = re.findall(r"\d+", block)
-    if max(map(len, digits)) > 9:
-        return invalid("out of range")
-    numbers = [int(number) for number in digits]
-    if len(numbers) != wanted:
-        return invalid(f"{len(numbers)} numbers instead of {wanted}")
-    if len(set(numbers)) != len(numbers):
-        return invalid("repeated numbers")
-    if max(numbers) >= count:
-        return invalid("out of range")
-    return Selection(match is not None, True, tuple(sorted(numbers)), "", thinking)
+        reason = "no index block"
+    elif not _LIST.fullmatch(block.strip()):
+        reason = "not a list of numbers"
+    elif len(numbers) != len(digits):
+        reason = "out of range"
+    elif len(numbers) != wanted:
+        reason = f"{len(numbers)} numbers instead of {wanted}"
+    elif len(set(numbers)) != len(numbers):
+        reason = "repeated numbers"
+    elif max(numbers) >= count:
+        reason = "out of range"
+    indices = uniform(count, selected) if reason else sorted(numbers)
+    return Selection(match is not None, not reason, tuple(indices), reason, thinking)

@@ -1,8 +1,8 @@
 """CLIP similarity of candidate frames and questions, computed once and used by filter, selectors and pseudo-labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,28 +12,15 @@ from safetensors.numpy import load_file, save_file
 from viarl.files import atomic_path
 from viarl.items import Item
 from viarl.progress import Progress
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
-
-
-class ImageTextModel(Protocol):
-    """What is needed of a CLIP model: embeddings in one space, (B, D) float."""
-
-    def encode_images(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Embed images, each (h, w, 3) uint8."""
-        ...
-
-    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embed texts."""
-        ...
+from viarl.video.cache import FrameCache
 
 
 def similarities(
-    model: ImageTextModel, cache: "FrameCache", items: Sequence[Item], batch_size: int, progress: Progress | None = None
+    model: Any, cache: FrameCache, items: Sequence[Item], batch_size: int, progress: Progress | None = None
 ) -> dict[str, np.ndarray]:
     """Return {item id: (n_frames,) float32 cosines of its video's candidate frames and its question without options}.
 
+    `model` embeds images (h, w, 3) uint8 and texts into one space (viarl.models.clip.Clip).
     Items whose video is not in the cache are left out (the evaluation counts them as failures). A video is embedded
     once for all its questions; frames of several videos share a forward pass of `batch_size` images.
     """
@@ -49,8 +36,7 @@ def similarities(
         group = videos[start : start + each]
         frames = [cache.raw_frames(video) for video in group]
         images = _embedded(model.encode_images, [image for video in frames for image in video], batch_size)
-        asked = [item for video in group for item in by_video[video]]
-        questions = list(dict.fromkeys(item.question for item in asked))
+        questions = list(dict.fromkeys(item.question for video in group for item in by_video[video]))
         texts = dict(zip(questions, _embedded(model.encode_texts, questions, batch_size), strict=True))
         first = 0
         for video, own in zip(group, frames, strict=True):
@@ -63,9 +49,8 @@ def similarities(
     return found
 
 
-def _embedded(encode: object, inputs: Sequence[object], batch_size: int) -> np.ndarray:
+def _embedded(encode: Callable[[Any], torch.Tensor], inputs: Sequence[Any], batch_size: int) -> np.ndarray:
     """Return unit-length embeddings, (n, D) float64, in batches."""
-    assert callable(encode)
     with torch.no_grad():
         parts = [encode(inputs[start : start + batch_size]) for start in range(0, len(inputs), batch_size)]
     embedded = torch.cat(parts).double()

@@ -1,9 +1,7 @@
 """Selection without training: the baselines that a learned selector has to beat at the same frame budget.
 
-Each function returns `min(selected, count)` different frame indices, sorted. Similarities are cosines between CLIP's
-embeddings of the candidate frames and of the question without its options, shape (count,). Where a published method
-would hand out fewer frames than the budget (its picks coincide, or its quotas are rounded down), the most similar
-frames that are left fill up, so that every selector is compared at the same number of frames.
+Each function returns `min(selected, count)` different frame indices, sorted. Similarities are CLIP's, shape (count,).
+Where a published method would hand out fewer frames than the budget, the most similar frames that are left fill up.
 
 Sources: BOLT (inverse transform sampling), AKS (adaptive keyframe sampling), Q-Frame (Gumbel top-K).
 """
@@ -16,13 +14,8 @@ import numpy as np
 from viarl.selection.evidence import away, evidence_frames
 from viarl.selection.uniform import uniform
 
-BOLT_ALPHA = 3.0  # sharpening of the similarities (BOLT)
-AKS_THRESHOLD = 0.8  # a segment whose best frames stand out by more is not split (AKS)
-AKS_DEPTH = 5  # halvings at most (AKS)
-QFRAME_TEMPERATURE = 0.8  # of the softmax over similarities (Q-Frame)
 
-
-def item_generator(draw: int | str, item_id: str | int) -> np.random.Generator:
+def item_generator(draw: int, item_id: str) -> np.random.Generator:
     """Return a generator that depends on the number of the draw and the item alone, not on other items."""
     digest = hashlib.sha256(f"{draw} {item_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
@@ -45,7 +38,7 @@ def clip_bottomk(scores: np.ndarray, selected: int) -> list[int]:
     return _filled([], -_checked(scores, selected), selected)
 
 
-def bolt(scores: np.ndarray, selected: int, alpha: float = BOLT_ALPHA) -> list[int]:
+def bolt(scores: np.ndarray, selected: int, alpha: float = 3.0) -> list[int]:
     """Return frames at evenly spaced quantiles of the distribution that is proportional to minmax(scores) ** alpha.
 
     Quantiles: linspace(1/K, 1 - 1/K, K). Constant scores, where no distribution is defined, give uniform frames.
@@ -61,7 +54,7 @@ def bolt(scores: np.ndarray, selected: int, alpha: float = BOLT_ALPHA) -> list[i
     return _filled(picks.tolist(), scores, selected)
 
 
-def aks(scores: np.ndarray, selected: int, threshold: float = AKS_THRESHOLD, depth: int = AKS_DEPTH) -> list[int]:
+def aks(scores: np.ndarray, selected: int, threshold: float = 0.8, depth: int = 5) -> list[int]:
     """Return the best frames of each segment of a video that is halved as long as no frames stand out.
 
     A segment at depth d of the min-max scores is kept whole if mean(its top K) - mean(all of it) > `threshold`,
@@ -83,14 +76,11 @@ def aks(scores: np.ndarray, selected: int, threshold: float = AKS_THRESHOLD, dep
             middle = start + (end - start) // 2
             segments += [(start, middle, level + 1), (middle, end, level + 1)]
         else:
-            share = selected // 2**level
-            picks += [start + index for index in clip_topk(segment, share)]
+            picks += [start + index for index in clip_topk(segment, selected // 2**level)]
     return _filled(picks, scores, selected)
 
 
-def qframe(
-    scores: np.ndarray, selected: int, generator: np.random.Generator, temperature: float = QFRAME_TEMPERATURE
-) -> list[int]:
+def qframe(scores: np.ndarray, selected: int, generator: np.random.Generator, temperature: float = 0.8) -> list[int]:
     """Return the top K of log softmax(scores / temperature) + Gumbel noise: K draws without replacement."""
     logits = _checked(scores, selected) / temperature
     logits = logits - logits.max()
@@ -99,14 +89,10 @@ def qframe(
 
 
 def oracle(times: np.ndarray, evidence: Sequence[tuple[float, float]], selected: int) -> list[int]:
-    """Return K frames spread inside the evidence, as evenly as possible over its intervals.
+    """Return K frames spread inside the evidence, [(start, end)], as evenly as possible over its intervals.
 
-    Args:
-        times: (count,) seconds of the candidate frames, ascending.
-        evidence: [(start, end)] in seconds; an interval between two candidates counts as the nearest one.
-
-    Where the evidence holds fewer than K candidates, the frames nearest to it in time fill up. ValueError without
-    evidence: the oracle is then not defined.
+    `times` (count,) are ascending; all are in seconds. Where the evidence holds fewer than K candidates, the frames
+    nearest to it in time fill up. ValueError without evidence: the oracle is then not defined.
     """
     if not evidence:
         raise ValueError("the oracle needs evidence intervals; leave it out where they are unknown")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from viarl.faults import Outage
 from viarl.files import clear_write_errors, read_json, sha256_json, write_json
@@ -168,9 +168,7 @@ class CheckpointCallback(TrainerCallback):
             )
             raise SystemExit(128 + (self._signalled or signal.SIGTERM))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Ask for a checkpoint and the end of training when a signal has come; LockError without the folder's lock."""
         self.checkpoints.lock.check()
         self.step, self.last = state.global_step, state.max_steps
@@ -179,9 +177,7 @@ class CheckpointCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Mark the checkpoint that was written."""
         if state.is_world_process_zero:
             self.checkpoints.mark_complete(self.checkpoints.folder / f"checkpoint-{state.global_step}")

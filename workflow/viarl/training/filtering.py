@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from viarl.items import Item
 from viarl.progress import Progress
 from viarl.selection.training_free import clip_bottomk, clip_topk, item_generator, random
 from viarl.training.settings import FilterSettings
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 RULE_TEXTS = {
     "none": "Every question whose video and answer are known is kept.",
@@ -41,7 +39,7 @@ class Filter:
     """Judges items with the untouched answerer; a random draw depends on the seed and the item alone."""
 
     answerer: BaseAnswerer
-    cache: "FrameCache"
+    cache: FrameCache
     scores: Mapping[str, np.ndarray]  # CLIP similarities by item id; the contrast rule cannot judge items without
     selected: int  # K, frames the answerer sees
     seed: int

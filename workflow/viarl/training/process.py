@@ -26,14 +26,11 @@ def run_stage(module: str) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in LOST):
-            traceback.print_exc()
-        else:
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST):
             say(f"the connection to another process was lost, whose own error says why ({error})")
-        return 1
-    except BaseException:
-        traceback.print_exc()
+        else:
+            traceback.print_exc()
         return 1
     return 0
 

@@ -30,5 +30,4 @@ class RolloutSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         for start in range(0, self.rows, self.rows_a_rollout):
-            for _ in range(self.repeats):
-                yield from range(start, start + self.rows_a_rollout)
+            yield from list(range(start, start + self.rows_a_rollout)) * self.repeats

@@ -52,7 +52,6 @@ def shared_log_probs(model: Any, groups: Sequence[Group], *, pad: int, temperatu
     """Return the completions' log-probabilities under `model`, possibly wrapped, in one call, a row a group.
 
     Prompts hold vision features, or pixels to run the vision tower with gradients. `temperature` divides the logits.
-
     Errors: ValueError where a prompt's video would be dropped, or the attention cannot take a mask.
     """
     device = next(model.parameters()).device

@@ -13,8 +13,7 @@ import torch
 from viarl.items import Item
 from viarl.models.encode import Prompt
 from viarl.models.vlm import Vlm
-from viarl.selection.learned import SelectorPrompts
-from viarl.selection.training_free import item_generator
+from viarl.selection.learned import SelectorPrompts, item_draws
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 
 # Difference of log-probabilities that is allowed between two layouts of the same computation.
@@ -41,16 +40,14 @@ class PixelPrompts:
 
     def prompts(self, items: Sequence[Item]) -> list[Prompt]:
         """Return one prompt an item, with pixels."""
-        source, prompts = self.source, []
-        for item in items:
-            pixels, grid = source.vlm.pixels(source.cache.selector_frames(item.video))
-            prompts.append(source.prompt(item, pixels=pixels, grid=grid))
-        return prompts
+        source = self.source
+        seen = (source.vlm.pixels(source.cache.selector_frames(item.video)) for item in items)
+        return [source.prompt(item, pixels=own, grid=grid) for item, (own, grid) in zip(items, seen, strict=True)]
 
 
 def group_draws(seed: int, slot: int, group_size: int, tokens: int) -> torch.Tensor:
     """Return (group_size, tokens) float64 numbers in [0, 1) for the group number `slot` of a training."""
-    return torch.from_numpy(item_generator(f"rollout {seed}", slot).random((group_size, tokens)))
+    return item_draws(f"rollout {seed}", str(slot), group_size * tokens).view(group_size, tokens)
 
 
 def roll_out(
@@ -65,7 +62,6 @@ def roll_out(
     """Return each prompt with its sampled completions, one a row of its draws, (G, max_new_tokens).
 
     `vlm` is unwrapped and in evaluation mode. `groups_at_once` bounds memory; 0 takes all.
-
     Errors: ValueError for a prompt without a video.
     """
     if any(prompt.grid is None for prompt in prompts):
@@ -74,14 +70,9 @@ def roll_out(
     step = groups_at_once or len(prompts)
     for start in range(0, len(prompts), step):
         part = prompts[start : start + step]
-        size = len(draws[start])
-        completions = vlm.complete(
-            part,
-            max_new_tokens=max_new_tokens,
-            completions=size,
-            temperature=temperature,
-            draws=torch.cat(list(draws[start : start + step])),
-        )
+        size, own = len(draws[start]), torch.cat(list(draws[start : start + step]))
+        how = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        completions = vlm.complete(part, completions=size, draws=own, **how)
         for number, prompt in enumerate(part):
             groups.append(Group(prompt, tuple(completions[number * size : (number + 1) * size])))
     return groups
@@ -93,7 +84,6 @@ def check_shared_prefix(model: Any, group: Group, *, pad: int, temperature: floa
 
     It is the largest one of all tokens in float32. In bfloat16, where a single large logit is rounded by up to 0.06,
     it is the mean one, which a wrong mask moves as well.
-
     Errors: RuntimeError if log-probabilities differ by more than TOLERANCE, or do not depend on the video.
     """
     shared = shared_log_probs(model, [group], pad=pad, temperature=temperature).log_probs
@@ -107,11 +97,8 @@ def check_shared_prefix(model: Any, group: Group, *, pad: int, temperature: floa
             "selector.attention: sdpa"
         )
     prompt = group.prompt
-    other = replace(
-        prompt,
-        features=None if prompt.features is None else -prompt.features,
-        pixels=None if prompt.pixels is None else -prompt.pixels,
-    )
+    vision = {"features": prompt.features, "pixels": prompt.pixels}
+    other = replace(prompt, **{name: None if seen is None else -seen for name, seen in vision.items()})
     changed = shared_log_probs(model, [replace(group, prompt=other)], pad=pad, temperature=temperature).log_probs
     if torch.equal(changed, shared):
         raise RuntimeError(

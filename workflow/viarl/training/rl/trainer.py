@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
@@ -62,9 +62,7 @@ class _WholeRollouts(TrainerCallback):
     def __init__(self, updates: int) -> None:
         self.updates = updates
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Take back what other callbacks asked for."""
         if state.global_step % self.updates:
             control.should_save = control.should_training_stop = False
@@ -76,7 +74,6 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     `vlm` is in float32 for full training (bfloat16 is then the computing type), on its device. With `train_vision` the
     prompts must keep pixels. `recall` is that of the evidence by an item's selected frames, for the log; NaN: unknown.
-
     Errors: RuntimeError if TRL is not the pinned one or the self-check at the first rollout fails; ValueError for
     settings that do not fit together.
     """
@@ -108,7 +105,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         rollouts = training.steps // training.updates_per_rollout
         super().__init__(
             model=model,
-            reward_funcs=[_unused_reward],
+            reward_funcs=[score_completions],  # TRL wants one, and never calls it here
             args=self._arguments(folder, model),
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=vlm.processor,
@@ -124,12 +121,9 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
+        common = (GRPOConfig, training, folder, self.task.dtype, model.device)
         return trainer_config(
-            GRPOConfig,
-            training,
-            folder,
-            self.task.dtype,
-            model.device,
+            *common,
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
             num_generations=training.group_size,
@@ -204,8 +198,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         with self.step_log.phase("reward"):
             scored = self._score(items, groups)
         rewards = torch.tensor([one.total for one in scored], device=self.accelerator.device)
-        size = self.setting.group_size
-        batches = []
+        size, batches = self.setting.group_size, []
         for start in range(0, len(groups), self.microbatch):
             part = groups[start : start + self.microbatch]
             with self.step_log.phase("reference"):
@@ -219,33 +212,23 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         return batches
 
     def _complete(self, items: list[Item], slots: list[int]) -> list[Group]:
-        size, tokens = self.setting.group_size, self.task.max_new_tokens
+        setting, tokens = self.setting, self.task.max_new_tokens
         prompts = self.prompts.prompts(items)
-        if self.setting.train_vision and any(prompt.pixels is None for prompt in prompts):
+        if setting.train_vision and any(prompt.pixels is None for prompt in prompts):
             raise ValueError("training.train_vision needs prompts with pixels (viarl.training.rl.rollout.PixelPrompts)")
+        draws = [group_draws(self.task.seed, slot, setting.group_size, tokens) for slot in slots]
+        how: dict[str, Any] = {"temperature": setting.temperature, "groups_at_once": setting.groups_per_rollout}
         with whole_model(self) as model, self.accelerator.autocast():
-            return roll_out(
-                Vlm(model, self.processing_class),
-                prompts,
-                [group_draws(self.task.seed, slot, size, tokens) for slot in slots],
-                max_new_tokens=tokens,
-                temperature=self.setting.temperature,
-                groups_at_once=self.setting.groups_per_rollout,
-            )
+            return roll_out(Vlm(model, self.processing_class), prompts, draws, max_new_tokens=tokens, **how)
 
     def _score(self, items: list[Item], groups: list[Group]) -> list[Scored]:
         completions = [completion for group in groups for completion in group.completions]
         repeated = [item for item in items for _ in range(self.setting.group_size)]
+        counts, texts = [self.prompts.count(item) for item in repeated], [self.vlm.text(one) for one in completions]
         outage, scored = None, []
         try:
-            scored = score_completions(
-                repeated,
-                [self.prompts.count(item) for item in repeated],
-                [self.vlm.text(completion) for completion in completions],
-                [len(completion) for completion in completions],
-                self.answers,
-                self.task,
-            )
+            lengths = list(map(len, completions))
+            scored = score_completions(repeated, counts, texts, lengths, self.answers, self.task)
         except Outage as error:
             outage = error
         if any_process(outage is not None):  # all processes stop together, for all have a part in a checkpoint
@@ -269,16 +252,9 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
         mask = widen(masks)
         kl = widen([batch.kl() for batch in batches])
-        advantages = token_advantages(
-            torch.cat([batch.rewards for batch in batches]),
-            kl,
-            mask,
-            group_size=self.setting.group_size,
-            algorithm=self.setting.algorithm,
-            beta=self.setting.beta,
-            gamma=self.setting.gamma,
-            sum_over_processes=self._sum,
-        )
+        how = {name: getattr(self.setting, name) for name in ("group_size", "algorithm", "beta", "gamma")}
+        rewards = torch.cat([batch.rewards for batch in batches])
+        advantages = token_advantages(rewards, kl, mask, sum_over_processes=self._sum, **how)
         tokens = float(self._sum(mask.sum()[None]).item())
         for batch, own, rows in zip(batches, masks, advantages.split(list(map(len, masks))), strict=True):
             batch.advantages, batch.tokens = rows[:, : own.shape[1]], tokens
@@ -310,7 +286,3 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         if "loss" in logs:
             logs |= self.step_log.flush(sum(self._metrics["train"]["step_time"]), rest="update")
         super().log(logs, start_time)
-
-
-def _unused_reward(**_: Any) -> list[float]:
-    raise AssertionError("rewards are computed by viarl.training.rl.scoring")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from cachetools import LRUCache
@@ -19,9 +19,7 @@ from viarl.items import LETTERS, Item
 from viarl.models.encode import Prompt, as_video
 from viarl.models.shards import own_tower
 from viarl.models.vlm import Vlm
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 IGNORED = -100  # label of a token outside the loss
 
@@ -116,7 +114,7 @@ class AnswererPrompts:
     def __init__(
         self,
         vlm: Vlm,
-        cache: "FrameCache",
+        cache: FrameCache,
         template: str,
         frozen: bool,
         keep_bytes: int = 2 << 30,

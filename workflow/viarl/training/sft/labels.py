@@ -7,16 +7,14 @@ oracle     K frames spread inside the evidence, filled up with those nearest to 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from viarl.items import Item
 from viarl.selection.training_free import clip_topk, item_generator, oracle, random
 from viarl.training.sft.dataset import Example
-
-if TYPE_CHECKING:
-    from viarl.video.cache import FrameCache
+from viarl.video.cache import FrameCache
 
 LABELS = ("clip_topk", "oracle")
 TOO_LONG = "reply longer than selector.max_new_tokens"
@@ -37,7 +35,7 @@ class Labels:
     """
 
     kind: str
-    cache: "FrameCache"
+    cache: FrameCache
     scores: Mapping[str, np.ndarray]  # of the candidate frames by item id, for clip_topk
     selected: int
     noise: float = 0.0
@@ -61,10 +59,8 @@ class Labels:
 
     def frames(self, item: Item) -> tuple[int, ...]:
         """Return the label of an item that can have one, sorted; ValueError for similarities of other frames."""
-        count = self.cache.count(item.video)
-        if self.is_noise(item):
-            generator = self._generator(item)
-            generator.random()  # the draw of `is_noise`
+        count, generator = self.cache.count(item.video), self._generator(item)
+        if generator.random() < self.noise:  # the draw of `is_noise`
             return tuple(random(count, self.selected, generator))
         if self.kind == "oracle":
             return tuple(oracle(self.cache.times(item.video), item.evidence, self.selected))
