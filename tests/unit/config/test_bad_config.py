@@ -49,9 +49,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     # keys
     "unknown key": ({"cycle": 3}, "cycle = 3: unknown key; did you mean 'cycles'?"),
     "unknown key, second level": ({"frames": {"candidate": 8}}, "frames.candidate = 8: unknown key; did you mean 'can"),
-    "unknown key, third level": key(
-        "selector.training.learning_rat", 1.0, "unknown key; did you mean 'learning_rate'?"
-    ),
+    "unknown key, level 3": key("selector.training.learning_rat", 1.0, "unknown key; did you mean 'learning_rate'?"),
     "unknown key, nothing near": key("reward.style", 1, "unknown key; known are answer, format, index, length"),
     "a key that is no text": ({True: 1}, "True = 1: unknown key"),
     # types: each kind of value where another belongs
@@ -67,10 +65,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "emptied section": ({"frames": None}, "frames = None: wrong type; write a mapping of keys"),
     "list for a section": ({"clip": [1]}, r"clip = \[1\]: wrong type; write a mapping of keys"),
     "text for a list": ({"benchmarks": "needle"}, "benchmarks = 'needle': wrong type; write a list"),
-    "mapping for a text": (
-        {"tracking": {"experiment": {"a": 1}}},
-        "tracking.experiment = .*: wrong type; write a text",
-    ),
+    "mapping for text": ({"tracking": {"experiment": {"a": 1}}}, "tracking.experiment = .*: wrong type; write a text"),
     "power of ten without a point": (training(learning_rate="4e-7"), "it has a point, as in 4.0e-7"),
     "a very long value": ({"cycles": "x" * 10**6}, r"cycles = 'x{120}'… \(999880 characters more\): wrong type"),
     # ranges
@@ -116,16 +111,12 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"frames": {"selected": 8}},
         "selector.max_new_tokens = 32: too few for the stand-in to name frames.selected = 8 frames; raise it to 38",
     ),
-    "more questions than things to ask about": key(
-        "needle.questions_per_video", 5, "out of range; it must be at most 4"
-    ),
+    "more questions than things to ask": key("needle.questions_per_video", 5, "out of range; it must be at most 4"),
     "CLIP's name": (
         {"clip": {"model": "ViT-L-41", "pretrained": "openai"}},
         "clip.model = 'ViT-L-41': unknown to open_clip; did you mean 'ViT-L-1",
     ),
-    "tracking server without http": key(
-        "tracking.uri", "localhost:5000", "names no kind of store; write http://host:port"
-    ),
+    "tracking without http": key("tracking.uri", "localhost:5000", "names no kind of store; write http://host:port"),
     "variable in a path": (pathvar(results="$SCRATCH/viarl"), "pathvars.results = .*: variables are not expanded"),
     "a path in two spellings": (pathvar(results="./results/"), "pathvars.results = .*: write it as results, as"),
     "unknown launcher configuration": key("launcher.config", "fsdp", "no such file; did you mean 'fsdp2'?"),
@@ -159,34 +150,19 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "small above large": key("frames.selector_pixels", 64, "more than frames.answerer"),
     "number above frame": key("frames.number_pixels", 29, "more than frames.selector_pix"),
     "group of one": (training(group_size=1), r"selector.training.group_size = 1: .*set it to 2 or more \(paper: 8\)"),
-    "rollout reused unevenly": (
-        training(updates_per_rollout=3),
-        "updates_per_rollout = 3: selector.training.steps = 16",
-    ),
+    "rollout reused unevenly": key("selector.training.updates_per_rollout", 3, "selector.training.steps = 16"),
     "empty length range": ({"selector": {"length_range": [32, 8]}}, r"selector.length_range = \[32, 8\]: empty; give"),
     "unreachable lengths": ({"selector": {"length_range": [80, 512]}}, "for selector.max_new_tokens = 32; lower the"),
-    "long warm-up": (
-        training(warmup_steps=1000),
-        "warmup_steps = 1000: more than selector.training.steps = 16; lower it",
-    ),
-    "long warm-up, answerer": (
-        {"answerer": {"tuning": {"warmup_steps": 1000}}},
-        "more than answerer.tuning.steps = 80",
-    ),
+    "long warm-up": key("selector.training.warmup_steps", 1000, "more than selector.training.steps = 16; lower it"),
+    "long warm-up, answerer": key("answerer.tuning.warmup_steps", 1000, "more than answerer.tuning.steps = 80"),
     "zero weights": ({"reward": dict.fromkeys(DEFAULT["reward"], 0)}, "reward = .*: all weights are 0, .*; raise one"),
     "no such model": key("selector.model", "standin", "no such .*did you mean 'stand-in'"),
     "no model folder": ({"answerer": {"model": "./nowhere"}}, "answerer.model = './nowhere': .*config.json is missing"),
     "~ in a model": key("answerer.model", "~/qwen", "~ is not expanded; write the folder"),
-    "prompt of another model": (
-        {"answerer": {"prompt": "paper"}},
-        "the stand-in knows the prompt 'short' alone; set it",
-    ),
+    "prompt of the paper": ({"answerer": {"prompt": "paper"}}, "the stand-in knows the prompt 'short' alone; set it"),
     "weights for a stand-in": ({"clip": {"pretrained": "openai"}}, "clip.pretrained = 'openai': .*; set it to null"),
     "no weights": ({"clip": {"model": "ViT-L-14"}}, "would have random weights; name the weights, for example openai"),
-    "no uniform": (
-        {"evaluation": {"selectors": ["learned"]}},
-        "evaluation.selectors = .*'uniform' is missing.*; add it",
-    ),
+    "no uniform": key("evaluation.selectors", ["learned"], ".*'uniform' is missing.*; add it"),
     "no folder of videos": (local(folder=None), "local.folder = None: dataset names 'local'; give the folder of your"),
     "folder not found": (local(folder="nowhere"), "local.folder = 'nowhere': not found"),
     "folder for a file": (local(questions=str(REPOSITORY)), "local.questions = .*: not found; give the file of your"),
@@ -198,9 +174,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"hub": {"validation_share": 0}, "benchmarks": ["llava_video_validation"]},
         "hub.validation_share = 0: benchmarks names 'llava_video_validation', which would be empty; raise it",
     ),
-    "unknown repository": key(
-        "hub.revisions.lmms-lab/VideoMME", "main", "unknown key; did you mean 'lmms-lab/Video-MME'"
-    ),
+    "unknown source": key("hub.revisions.lmms-lab/VideoMME", "main", "unknown key; did you mean 'lmms-lab/Video-MME'"),
     "no videos": ({"hub": {"limit": 0}}, "hub.limit = 0: out of range; it must be at least 1"),
     "no revision": ({"hub": {"revisions": {"MLVU/MVLU": "a b"}}}, "hub.revisions.MLVU/MVLU: 'a b' is not of the form"),
     "~ in a folder": (local(folder="~/v"), "local.folder = '~/v': ~ is not expanded"),
@@ -209,10 +183,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "empty path": (pathvar(results=""), "pathvars.results = '': out of range"),
     "blank path": (pathvar(results=" "), "pathvars.results = ' ': blank; write a folder"),
     "line end in a path": key("pathvars.data", "a\nb", "holds a line end or another control character; remove it"),
-    "path upwards": (
-        pathvar(results="a/../../b"),
-        r"pathvars.results = .* by \.\.; write the folder in full, from / on",
-    ),
+    "path up": (pathvar(results="a/../../b"), r"pathvars.results = .* by \.\.; write the folder in full, from / on"),
     "unknown path": (pathvar(data="<rot>/x"), "pathvars.data = .*: <rot> cannot be put in here; use <results>"),
     "wildcard in a path": (pathvar(results="out/{x}"), "pathvars.results = .*have a meaning of their own in paths"),
     "file for a folder": key("pathvars.results", "/dev/null/x", "/dev/null is a file; name a folder"),
@@ -336,17 +307,9 @@ def test_values_of_the_command_line() -> None:
 # -------------------------------------------------------------------------------------------- the real command line
 
 PROCESS: dict[str, tuple[list[str], bytes, str]] = {
-    "text for a number": (
-        ["--config", "cycles=two"],
-        b"",
-        "^config: cycles = 'two': wrong type; write a whole number or auto$",
-    ),
+    "a text": (["--config", "cycles=two"], b"", "^config: cycles = 'two': wrong type; write a whole number or auto$"),
     "unknown key": (["--config", "cycels=3"], b"", "^config: cycels = 3: unknown key; did you mean 'cycles'[?]$"),
-    "a key twice": (
-        [],
-        b"seed: 1\nseed: 2\n",
-        "^config: .*mine.yaml line 2: seed stands in line 1 already; remove one",
-    ),
+    "key twice": ([], b"seed: 1\nseed: 2\n", "^config: .*mine.yaml line 2: seed stands in line 1 already; remove one"),
     "K > N": ([], b"frames: {selected: 64}\n", "^config: frames.selected = 64: more than frames.candidates = 32"),
     "not YAML": ([], b"seed: [\n", "^Config file is not valid JSON or YAML"),  # Snakemake's own words
 }
@@ -355,17 +318,7 @@ PROCESS: dict[str, tuple[list[str], bytes, str]] = {
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow in a folder with a copy of the default configuration."""
     shutil.copy2(REPOSITORY / "config.yaml", folder / "config.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-s",
-        str(REPOSITORY / "Snakefile"),
-        "-d",
-        str(folder),
-        "--cores",
-        "1",
-    ]
+    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "-d", str(folder), "-c", "1"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
