@@ -10,8 +10,7 @@ from trl import GRPOTrainer
 
 from small_answerer import save_vlm
 from small_qwen3 import qwen3
-from small_selector import CONFIG, ITEMS, TEXTS, WEIGHTS, RandomPrompts, adapters, save_start
-from small_selector import TRAINING as SMALL
+from small_selector import CONFIG, ITEMS, TEXTS, TRAINING, WEIGHTS, RandomPrompts, adapters, save_start
 from viarl.answer.answerer import Reply
 from viarl.config.check import check
 from viarl.models.save import save_model
@@ -27,7 +26,6 @@ from viarl.training.rl.reward import PARTS
 from viarl.training.rl.settings import SelectorTask
 from viarl.training.rl.trainer import SelectorTrainer
 
-TRAINING = replace(SMALL, temperature=1.0)
 TASK = SelectorTask(TRAINING, selected=2, max_new_tokens=20, length_range=(2, 15), reward=WEIGHTS, seed=3)
 
 
