@@ -94,12 +94,7 @@ def test_two_gpus_train_a_selector_through_the_rules(tmp_path: Path, config: str
         command += ["--config", f"pathvars={{results: {root}}}", "device=cuda"]
         command += [f"launcher={{processes: {processes}, config: {config if processes > 1 else 'ddp'}}}"]
         done = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         assert done.returncode == 0, done.stdout[-8000:]
         return done.stdout

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from processes import end_of, start_child
 from small_answerer import StoredCache, item, save_vlm, small_answerer, small_vlm
-from small_selector import WEIGHTS, save_start
+from small_selector import TRAINING, WEIGHTS, save_start
 from viarl.answer.base import Request
 from viarl.answer.load import load_answerer
 from viarl.answer.settings import AnswererSettings, Endpoint
@@ -26,13 +26,14 @@ from viarl.command import run
 from viarl.items import Item, write_records
 from viarl.stages import train_selector
 from viarl.tracking.record import Tracking, read_record
-from viarl.training.rl.settings import TrainedSelector, Training
+from viarl.training.rl.settings import TrainedSelector
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(find_spec("openai") is None, reason="`transformers serve` needs the package openai: make env"),
 ]
 STEPS = 6
+Make = Callable[[str, AnswererSettings], "Job"]
 ITEMS = [Item(f"q{n}", f"v{n}", f"Which of {n}?", ("x", "y"), "AB"[n % 2]) for n in range(24)]  # new ones in each step
 
 
@@ -128,9 +129,6 @@ class Job:
 
     def __init__(self, models: Path, folder: Path, answerer: AnswererSettings) -> None:
         self.folder = folder
-        training = Training(
-            algorithm="reinforce++", steps=STEPS, prompts_per_step=4, group_size=3, learning_rate=1e-2, warmup_steps=1
-        )
         self.settings = train_selector.Settings(
             items=models / "items.jsonl",
             manifests=(),
@@ -142,7 +140,7 @@ class Job:
             selected=2,
             number_pixels=13,
             selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
-            training=replace(training, save_every=100),
+            training=replace(TRAINING, steps=STEPS, save_every=100),
             answerer=answerer,
             reward=WEIGHTS,
             replies=folder / "replies",
@@ -177,9 +175,7 @@ class Job:
 
 
 @pytest.fixture
-def make(
-    server: Server, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, AnswererSettings], Job]:
+def make(server: Server, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that makes a training in a folder of a name."""
     counts = {own.video: 6 for own in ITEMS}
     monkeypatch.setattr(train_selector, "FrameCache", lambda *_: StoredCache(counts))
@@ -195,9 +191,7 @@ def die_after(server: Server, requests: int) -> None:
     server.kill()
 
 
-def test_a_server_that_dies_in_a_training_changes_nothing(
-    server: Server, make: Callable[[str, AnswererSettings], Job], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_dies_changes_nothing(server: Server, make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     here = make("here", AnswererSettings(prompt="short", max_new_tokens=6, frames_as="images"))
     assert here.run() == 0
     expected = here.result()

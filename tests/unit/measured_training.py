@@ -67,14 +67,8 @@ def never_ending(size: Size) -> Vlm:
 
 def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
     vlm = never_ending(size)
-    training = Training(
-        algorithm="reinforce++",
-        steps=2,
-        prompts_per_step=1,
-        group_size=GROUP_SIZE,
-        learning_rate=1e-5,
-        gradient_checkpointing=checkpointing,
-    )
+    training = Training(algorithm="reinforce++", steps=2, prompts_per_step=1, group_size=GROUP_SIZE, learning_rate=1e-5)
+    training = replace(training, gradient_checkpointing=checkpointing)
     task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), WEIGHTS)
     item = Item("q", "v", "Which card?", OPTIONS, "A")
     trainer = SelectorTrainer(vlm, [item] * 2, Frames(vlm), Alternating(), task, folder)
@@ -84,9 +78,8 @@ def train_selector(folder: Path, checkpointing: bool, size: Size = SIZE) -> None
 
 def tune_answerer(folder: Path, checkpointing: bool, size: Size = SIZE) -> None:
     vlm = never_ending(size)
-    tuning = replace(
-        Tuning(steps=2, batch_size=BATCH, learning_rate=1e-5, train_vision=True), gradient_checkpointing=checkpointing
-    )
+    tuning = Tuning(steps=2, batch_size=BATCH, learning_rate=1e-5, train_vision=True)
+    tuning = replace(tuning, gradient_checkpointing=checkpointing)
     examples = [Example(Item("q", "v", "Which card?", OPTIONS, "A"), tuple(range(FRAMES)), "star " * 20 + "A")] * BATCH
     collator = Collator(vlm.tokenizer, examples, AnswererPrompts(vlm, Frames(vlm), "short", frozen=False))
     args = arguments(tuning, folder, seed=0, dtype="float32", device=torch.device("cpu"))

@@ -9,16 +9,25 @@ import yaml
 
 from small_answerer import save_vlm
 from viarl.items import Item
+from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
 from viarl.stand_ins.architecture import Size, build_tokenizer, build_vlm
 from viarl.training.rl.prefix import Group, shared_log_probs
+from viarl.training.rl.settings import Training
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text(encoding="utf-8"))
 WEIGHTS: dict[str, float] = CONFIG["reward"]
+TRAINING = Training(
+    algorithm="reinforce++", steps=3, prompts_per_step=4, group_size=3, learning_rate=1e-2, warmup_steps=1
+)
 REPLY = "<think>blue</think><index>[{}, {}]</index><|im_end|>"
 TEXTS = [REPLY.format(n, n + 1) for n in range(6)] * 3 + ['The question is "Which?"', "system user"] * 3
 ITEMS = [Item(str(n), f"v{n}", f"Which of {n}?", ("x", "y"), "A", evidence=((0.0, 1.0),)) for n in range(7)]
+
+
+def adapters(enabled: bool = True) -> Lora:
+    return Lora(enabled=enabled, rank=4, alpha=8)
 
 
 class RandomPrompts:

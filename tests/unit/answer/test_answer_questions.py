@@ -27,16 +27,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         Pick("q2", "v9", GREEDY, "", False, "", (), 0, "video v9: it is cut short"),
     ]
     write_picks(tmp_path / "picks.parquet", picks)
-    return Settings(
-        tmp_path / "items.jsonl",
-        tmp_path / "videos.jsonl",
-        (),
-        tmp_path / "picks.parquet",
-        tmp_path / "answerer",
-        tmp_path / "answers.csv",
-        AnswererSettings(prompt="short", max_new_tokens=4),
-        device="cpu",
-    )
+    names = ("items.jsonl", "videos.jsonl", "picks.parquet", "answerer", "answers.csv")
+    items, videos, *others = (tmp_path / name for name in names)
+    return Settings(items, videos, (), *others, AnswererSettings(prompt="short", max_new_tokens=4), device="cpu")
 
 
 def test_every_question_has_a_row(settings: Settings) -> None:

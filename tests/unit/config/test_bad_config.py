@@ -33,6 +33,14 @@ def local(**values: Any) -> dict[str, Any]:
     return {"dataset": "local", "local": {"folder": str(REPOSITORY), "questions": str(__file__), **values}}
 
 
+def key(name: str, value: Any, says: str) -> tuple[dict[Any, Any], str]:
+    """One key and its value, with which the line begins, and how the line goes on."""
+    overlay = value
+    for part in reversed(name.split(".")):
+        overlay = {part: overlay}
+    return overlay, f"{re.escape(f'{name} = {value!r}')}: {says}"
+
+
 def pathvar(**values: str) -> dict[str, Any]:
     return {"pathvars": values}
 
@@ -41,21 +49,12 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     # keys
     "unknown key": ({"cycle": 3}, "cycle = 3: unknown key; did you mean 'cycles'?"),
     "unknown key, second level": ({"frames": {"candidate": 8}}, "frames.candidate = 8: unknown key; did you mean 'can"),
-    "unknown key, third level": (
-        training(learning_rat=1.0),
-        "selector.training.learning_rat = 1.0: unknown key; did you mean 'learning_rate'?",
-    ),
-    "unknown key, nothing near": (
-        {"reward": {"style": 1}},
-        "reward.style = 1: unknown key; known are answer, format, index, length",
-    ),
+    "unknown key, level 3": key("selector.training.learning_rat", 1.0, "unknown key; did you mean 'learning_rate'?"),
+    "unknown key, nothing near": key("reward.style", 1, "unknown key; known are answer, format, index, length"),
     "a key that is no text": ({True: 1}, "True = 1: unknown key"),
     # types: each kind of value where another belongs
     "text for a whole number": ({"cycles": "two"}, "cycles = 'two': wrong type; write a whole number"),
-    "fraction for a whole number": (
-        {"frames": {"selected": 2.5}},
-        "frames.selected = 2.5: wrong type; write a whole nu",
-    ),
+    "fraction for a whole number": key("frames.selected", 2.5, "wrong type; write a whole nu"),
     "a point in a whole number": ({"seed": 2.0}, "seed = 2.0: wrong type; write a whole number without a point"),
     "true for a number or a word": ({"cycles": True}, "cycles = True: wrong type; write a whole number or auto"),
     "true for a whole number": ({"seed": True}, "seed = True: wrong type; write a whole number"),
@@ -66,10 +65,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "emptied section": ({"frames": None}, "frames = None: wrong type; write a mapping of keys"),
     "list for a section": ({"clip": [1]}, r"clip = \[1\]: wrong type; write a mapping of keys"),
     "text for a list": ({"benchmarks": "needle"}, "benchmarks = 'needle': wrong type; write a list"),
-    "mapping for a text": (
-        {"tracking": {"experiment": {"a": 1}}},
-        "tracking.experiment = .*: wrong type; write a text",
-    ),
+    "mapping for text": ({"tracking": {"experiment": {"a": 1}}}, "tracking.experiment = .*: wrong type; write a text"),
     "power of ten without a point": (training(learning_rate="4e-7"), "it has a point, as in 4.0e-7"),
     "a very long value": ({"cycles": "x" * 10**6}, r"cycles = 'x{120}'… \(999880 characters more\): wrong type"),
     # ranges
@@ -77,30 +73,15 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "negative seed": ({"seed": -1}, "seed = -1: out of range; it must be at least 0"),
     "seed too large": ({"seed": 2**31}, "seed = 2147483648: out of range; it must be at most 2147483647"),
     "odd N": ({"frames": {"candidates": 31}}, "frames.candidates = 31: out of range; it must be a multiple of 2"),
-    "huge N": (
-        {"frames": {"candidates": 10**12}},
-        "frames.candidates = 1000000000000: out of range; it must be at most",
-    ),
+    "huge N": key("frames.candidates", 10**12, "out of range; it must be at most"),
     "huge steps": (training(steps=10**30), "selector.training.steps = 1000.*: out of range; it must be at most"),
     "learning rate 5": (training(learning_rate=5.0), "learning_rate = 5.0: out of range; it must be at most 1"),
     "no steps": (training(steps=0), "selector.training.steps = 0: out of range; it must be at least 1"),
     "nan": (training(learning_rate=float("nan")), "learning_rate = nan: wrong type; write a number that is finite"),
-    "infinite": (
-        {"reward": {"answer": float("inf")}},
-        "reward.answer = inf: wrong type; write a number that is finite",
-    ),
-    "noise above 1": (
-        {"selector": {"start": {"noise": 1.5}}},
-        "selector.start.noise = 1.5: out of range; it must be at",
-    ),
-    "start warms up too long": (
-        {"selector": {"start": {"warmup_steps": 61}}},
-        "selector.start.warmup_steps = 61: more than selector.start.steps = 60",
-    ),
-    "unknown labels": (
-        {"selector": {"start": {"labels": "orakel"}}},
-        "selector.start.labels = 'orakel': unknown value; did you mean 'oracle'?",
-    ),
+    "infinite": key("reward.answer", float("inf"), "wrong type; write a number that is finite"),
+    "noise above 1": key("selector.start.noise", 1.5, "out of range; it must be at"),
+    "start warms up too long": key("selector.start.warmup_steps", 61, "more than selector.start.steps = 60"),
+    "unknown labels": key("selector.start.labels", "orakel", "unknown value; did you mean 'oracle'?"),
     "labels that are null": ({"selector": {"start": {"labels": None}}}, "selector.start.labels = None: unknown value"),
     "prompts that processes cannot share": (
         {"launcher": {"processes": 16}},
@@ -115,50 +96,36 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         "selector.training.groups_per_microbatch = 4: does not divide selector.training.prompts_per_step = 24 over "
         "launcher.processes = 4",
     ),
-    "microbatches that do not divide the batch": (
-        {"answerer": {"tuning": {"micro_batch_size": 5}}},
-        "answerer.tuning.micro_batch_size = 5: does not divide answerer.tuning.batch_size = 32; change one of them, or",
+    "microbatches that do not divide the batch": key(
+        "answerer.tuning.micro_batch_size", 5, "does not divide answerer.tuning.batch_size = 32; change one of them, or"
     ),
     "evaluation on the training videos": (
         local() | {"benchmarks": ["local"]},
         r"benchmarks = \['local'\]: 'local' holds the videos that dataset = 'local' trains on; name 'local_validation'",
     ),
-    "validation share of videos that are not trained on": (
-        {"benchmarks": ["local_validation"]},
-        r"benchmarks = \['local_validation'\]: 'local_validation' is the share of your videos that dataset",
+    "validation share of videos that are not trained on": key(
+        "benchmarks", ["local_validation"], "'local_validation' is the share of your videos that dataset"
     ),
     "folder that nothing uses yet": ({"local": {"folder": "absent"}}, "local.folder = 'absent': not found; give the"),
     "too few tokens for the list": (
         {"frames": {"selected": 8}},
         "selector.max_new_tokens = 32: too few for the stand-in to name frames.selected = 8 frames; raise it to 38",
     ),
-    "more questions than things to ask about": (
-        {"needle": {"questions_per_video": 5}},
-        "needle.questions_per_video = 5: out of range; it must be at most 4",
-    ),
+    "more questions than things to ask": key("needle.questions_per_video", 5, "out of range; it must be at most 4"),
     "CLIP's name": (
         {"clip": {"model": "ViT-L-41", "pretrained": "openai"}},
         "clip.model = 'ViT-L-41': unknown to open_clip; did you mean 'ViT-L-1",
     ),
-    "tracking server without http": (
-        {"tracking": {"uri": "localhost:5000"}},
-        "tracking.uri = 'localhost:5000': names no kind of store; write http://host:port",
-    ),
+    "tracking without http": key("tracking.uri", "localhost:5000", "names no kind of store; write http://host:port"),
     "variable in a path": (pathvar(results="$SCRATCH/viarl"), "pathvars.results = .*: variables are not expanded"),
     "a path in two spellings": (pathvar(results="./results/"), "pathvars.results = .*: write it as results, as"),
-    "unknown launcher configuration": (
-        {"launcher": {"config": "fsdp"}},
-        "launcher.config = 'fsdp': no such file; did you mean 'fsdp2'?",
-    ),
+    "unknown launcher configuration": key("launcher.config", "fsdp", "no such file; did you mean 'fsdp2'?"),
     "shards without GPUs": (
         {"device": "cpu", "launcher": {"processes": 2, "config": "fsdp2"}},
         "launcher.config = 'fsdp2': needs GPUs, but device = 'cpu'; set it to 'ddp'",
     ),
     "share above 1": ({"frames": {"max_bad_share": 2}}, "frames.max_bad_share = 2: out of range; it must be at most 1"),
-    "quality 100": (
-        {"frames": {"jpeg_quality": 100}},
-        "frames.jpeg_quality = 100: out of range; it must be at most 95",
-    ),
+    "quality 100": key("frames.jpeg_quality", 100, "out of range; it must be at most 95"),
     "no benchmark": ({"benchmarks": []}, r"benchmarks = \[\]: out of range; it must be of a length of at least 1"),
     "three lengths": ({"selector": {"length_range": [1, 2, 3]}}, "length_range = .*: .* of a length of at most 2"),
     "empty text": ({"tracking": {"experiment": ""}}, "tracking.experiment = '': out of range"),
@@ -180,49 +147,22 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "unknown algorithm": (training(algorithm="reinforce"), r"did you mean 'reinforce\+\+'?"),
     # what contradicts itself
     "K > N": ({"frames": {"selected": 40}}, "frames.selected = 40: more than frames.candidates = 32, .*; lower"),
-    "small above large": (
-        {"frames": {"selector_pixels": 64}},
-        "frames.selector_pixels = 64: more than frames.answerer",
-    ),
-    "number above frame": (
-        {"frames": {"number_pixels": 29}},
-        "frames.number_pixels = 29: more than frames.selector_pix",
-    ),
+    "small above large": key("frames.selector_pixels", 64, "more than frames.answerer"),
+    "number above frame": key("frames.number_pixels", 29, "more than frames.selector_pix"),
     "group of one": (training(group_size=1), r"selector.training.group_size = 1: .*set it to 2 or more \(paper: 8\)"),
-    "rollout reused unevenly": (
-        training(updates_per_rollout=3),
-        "updates_per_rollout = 3: selector.training.steps = 16",
-    ),
+    "rollout reused unevenly": key("selector.training.updates_per_rollout", 3, "selector.training.steps = 16"),
     "empty length range": ({"selector": {"length_range": [32, 8]}}, r"selector.length_range = \[32, 8\]: empty; give"),
     "unreachable lengths": ({"selector": {"length_range": [80, 512]}}, "for selector.max_new_tokens = 32; lower the"),
-    "long warm-up": (
-        training(warmup_steps=1000),
-        "warmup_steps = 1000: more than selector.training.steps = 16; lower it",
-    ),
-    "long warm-up, answerer": (
-        {"answerer": {"tuning": {"warmup_steps": 1000}}},
-        "more than answerer.tuning.steps = 80",
-    ),
+    "long warm-up": key("selector.training.warmup_steps", 1000, "more than selector.training.steps = 16; lower it"),
+    "long warm-up, answerer": key("answerer.tuning.warmup_steps", 1000, "more than answerer.tuning.steps = 80"),
     "zero weights": ({"reward": dict.fromkeys(DEFAULT["reward"], 0)}, "reward = .*: all weights are 0, .*; raise one"),
-    "no such model": (
-        {"selector": {"model": "standin"}},
-        "selector.model = 'standin': no such .*did you mean 'stand-in'",
-    ),
+    "no such model": key("selector.model", "standin", "no such .*did you mean 'stand-in'"),
     "no model folder": ({"answerer": {"model": "./nowhere"}}, "answerer.model = './nowhere': .*config.json is missing"),
-    "~ in a model": (
-        {"answerer": {"model": "~/qwen"}},
-        "answerer.model = '~/qwen': ~ is not expanded; write the folder",
-    ),
-    "prompt of another model": (
-        {"answerer": {"prompt": "paper"}},
-        "the stand-in knows the prompt 'short' alone; set it",
-    ),
+    "~ in a model": key("answerer.model", "~/qwen", "~ is not expanded; write the folder"),
+    "prompt of the paper": ({"answerer": {"prompt": "paper"}}, "the stand-in knows the prompt 'short' alone; set it"),
     "weights for a stand-in": ({"clip": {"pretrained": "openai"}}, "clip.pretrained = 'openai': .*; set it to null"),
     "no weights": ({"clip": {"model": "ViT-L-14"}}, "would have random weights; name the weights, for example openai"),
-    "no uniform": (
-        {"evaluation": {"selectors": ["learned"]}},
-        "evaluation.selectors = .*'uniform' is missing.*; add it",
-    ),
+    "no uniform": key("evaluation.selectors", ["learned"], ".*'uniform' is missing.*; add it"),
     "no folder of videos": (local(folder=None), "local.folder = None: dataset names 'local'; give the folder of your"),
     "folder not found": (local(folder="nowhere"), "local.folder = 'nowhere': not found"),
     "folder for a file": (local(questions=str(REPOSITORY)), "local.questions = .*: not found; give the file of your"),
@@ -234,34 +174,19 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"hub": {"validation_share": 0}, "benchmarks": ["llava_video_validation"]},
         "hub.validation_share = 0: benchmarks names 'llava_video_validation', which would be empty; raise it",
     ),
-    "unknown repository": (
-        {"hub": {"revisions": {"lmms-lab/VideoMME": "main"}}},
-        "hub.revisions.lmms-lab/VideoMME = 'main': unknown key; did you mean 'lmms-lab/Video-MME'",
-    ),
+    "unknown source": key("hub.revisions.lmms-lab/VideoMME", "main", "unknown key; did you mean 'lmms-lab/Video-MME'"),
     "no videos": ({"hub": {"limit": 0}}, "hub.limit = 0: out of range; it must be at least 1"),
     "no revision": ({"hub": {"revisions": {"MLVU/MVLU": "a b"}}}, "hub.revisions.MLVU/MVLU: 'a b' is not of the form"),
     "~ in a folder": (local(folder="~/v"), "local.folder = '~/v': ~ is not expanded"),
     # folders that are written to
-    "~ in a path": (
-        pathvar(results="~/results"),
-        "pathvars.results = '~/results': ~ is not expanded; write the folder in full",
-    ),
+    "~ in a path": key("pathvars.results", "~/results", "~ is not expanded; write the folder in full"),
     "empty path": (pathvar(results=""), "pathvars.results = '': out of range"),
     "blank path": (pathvar(results=" "), "pathvars.results = ' ': blank; write a folder"),
-    "line end in a path": (
-        pathvar(data="a\nb"),
-        r"pathvars.data = 'a\\nb': holds a line end or another control character; remove it",
-    ),
-    "path upwards": (
-        pathvar(results="a/../../b"),
-        r"pathvars.results = .* by \.\.; write the folder in full, from / on",
-    ),
+    "line end in a path": key("pathvars.data", "a\nb", "holds a line end or another control character; remove it"),
+    "path up": (pathvar(results="a/../../b"), r"pathvars.results = .* by \.\.; write the folder in full, from / on"),
     "unknown path": (pathvar(data="<rot>/x"), "pathvars.data = .*: <rot> cannot be put in here; use <results>"),
     "wildcard in a path": (pathvar(results="out/{x}"), "pathvars.results = .*have a meaning of their own in paths"),
-    "file for a folder": (
-        pathvar(results="/dev/null/x"),
-        "pathvars.results = '/dev/null/x': /dev/null is a file; name a folder",
-    ),
+    "file for a folder": key("pathvars.results", "/dev/null/x", "/dev/null is a file; name a folder"),
 }
 
 
@@ -382,17 +307,9 @@ def test_values_of_the_command_line() -> None:
 # -------------------------------------------------------------------------------------------- the real command line
 
 PROCESS: dict[str, tuple[list[str], bytes, str]] = {
-    "text for a number": (
-        ["--config", "cycles=two"],
-        b"",
-        "^config: cycles = 'two': wrong type; write a whole number or auto$",
-    ),
+    "a text": (["--config", "cycles=two"], b"", "^config: cycles = 'two': wrong type; write a whole number or auto$"),
     "unknown key": (["--config", "cycels=3"], b"", "^config: cycels = 3: unknown key; did you mean 'cycles'[?]$"),
-    "a key twice": (
-        [],
-        b"seed: 1\nseed: 2\n",
-        "^config: .*mine.yaml line 2: seed stands in line 1 already; remove one",
-    ),
+    "key twice": ([], b"seed: 1\nseed: 2\n", "^config: .*mine.yaml line 2: seed stands in line 1 already; remove one"),
     "K > N": ([], b"frames: {selected: 64}\n", "^config: frames.selected = 64: more than frames.candidates = 32"),
     "not YAML": ([], b"seed: [\n", "^Config file is not valid JSON or YAML"),  # Snakemake's own words
 }
@@ -401,17 +318,7 @@ PROCESS: dict[str, tuple[list[str], bytes, str]] = {
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow in a folder with a copy of the default configuration."""
     shutil.copy2(REPOSITORY / "config.yaml", folder / "config.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-s",
-        str(REPOSITORY / "Snakefile"),
-        "-d",
-        str(folder),
-        "--cores",
-        "1",
-    ]
+    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "-d", str(folder), "-c", "1"]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -42,8 +42,7 @@ def test_the_schema_for_editors_agrees_with_the_check() -> None:
 
 def test_what_counts_and_what_does_not_are_the_whole() -> None:
     for name, described in leaves(Configuration):
-        section: dict = (
-            uncounted(Configuration, CONFIG) if not about(described, "counts") else counted(Configuration, CONFIG)
-        )
+        part_of = counted if about(described, "counts") else uncounted
+        section: dict = part_of(Configuration, CONFIG)
         for part in name.split("."):
             section = section[part]

@@ -117,9 +117,7 @@ def test_a_file_that_is_too_short_on_the_server_is_told(hub: HubServer, tmp_path
         fetch(tmp_path, "videos/a.zip")
 
 
-def test_a_gated_repository_says_what_to_accept_and_where(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gated_source_says_what_to_accept(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repos[ID].gated = True
     hub.repos[ID].accepted = {"hf_good"}
     for token in ("", "hf_other"):

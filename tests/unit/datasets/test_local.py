@@ -45,9 +45,8 @@ def test_csv_and_jsonl_give_the_same_items(folder: Path) -> None:
         {"video": "v1.mp4", "question": "Describe it."},
     ]  # fmt: skip
     items, videos = import_questions(folder, table, labelled=False)
-    others, same = import_questions(
-        folder, write(folder, "\n".join(map(json.dumps, lines)), "questions.jsonl"), labelled=False
-    )
+    listed = write(folder, "\n".join(map(json.dumps, lines)), "questions.jsonl")
+    others, same = import_questions(folder, listed, labelled=False)
     assert videos == same and [video.id for video in videos] == ["v1.mp4", safe_id("sub/my film.mp4")]
     assert items[0] == others[0] and items[0].evidence == ((1.0, 2.5), (4.0, 4.0)) and items[0].answer == "B"
     assert items[1].options == ("the dog", "a cat") and items[1].answer == "B" and items[1].id.endswith("-4")

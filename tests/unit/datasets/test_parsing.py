@@ -59,9 +59,7 @@ def archived(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", layouts.NAMES)
-def test_every_question_is_kept_or_dropped_and_kept_ones_survive_the_file(
-    name: str, sets: Sets, tmp_path: Path
-) -> None:
+def test_every_question_is_kept_or_dropped_and_kept_ones_survive_a_file(name: str, sets: Sets, tmp_path: Path) -> None:
     parsed = parse(sets, name)
     card = parsed.card()
     assert card["found"] == card["kept"] + sum(card["dropped"].values()) > 0 and card["kept"] == len(parsed.items)

@@ -65,11 +65,8 @@ def comparison(tmp_path: Path) -> Comparison:
 
 def find(comparison: Comparison, ablation: str, cycle: int, selector: str) -> dict:
     """The one row of these names."""
-    (row,) = (
-        row
-        for row in comparison.rows
-        if (row["ablation"], row["cycle"], row["selector"]) == (ablation, cycle, selector)
-    )
+    names = (ablation, cycle, selector)
+    (row,) = (row for row in comparison.rows if (row["ablation"], row["cycle"], row["selector"]) == names)
     return row
 
 
@@ -226,9 +223,7 @@ def test_one_seed_has_the_numbers_of_its_summary(tmp_path):
         assert {name: row[name] for name in FOUR} == pytest.approx(entry["four_way"])
         assert row["accuracy_sd"] is None
     learned = find(comparison, "main", 1, "learned")
-    assert interval(learned, "minus_uniform") == pytest.approx(
-        tuple(summary["paired"]["learned-uniform"].values()), abs=1e-6
-    )
+    assert interval(learned, "minus_uniform") == near(*summary["paired"]["learned-uniform"].values())
     assert interval(learned, "gain") == pytest.approx(tuple(summary["paired"]["cycle1-cycle0"].values()))
 
 

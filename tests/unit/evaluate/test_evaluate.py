@@ -74,9 +74,8 @@ def frame(*tables: list[dict[str, Any]]) -> pd.DataFrame:
 def test_every_selector_has_every_item_and_random_ones_five_draws() -> None:
     rows = frame(table())
     counts = rows.groupby(["selector", "item"])["draw"].count()  # the item that failed weighs as much as the others
-    assert counts.to_dict() == {
-        (name, own.id): 5 if name in ("random", "qframe") else 1 for name in SELECTORS for own in items()
-    }
+    draws = {name: 5 if name in ("random", "qframe") else 1 for name in SELECTORS}
+    assert counts.to_dict() == {(name, own.id): draws[name] for name in SELECTORS for own in items()}
     assert set(rows.columns) == set(SCHEMA.names)
     assert rows.groupby("selector")["item"].nunique().eq(4).all()
 
@@ -119,9 +118,7 @@ def test_oracle_without_evidence_is_the_best_of_random_draws_beside_the_best_bli
     class Lucky(Knows):
         def answer(self, requests: Any, progress: Any = None) -> list[Reply]:
             options = [request.item.options for request in requests]
-            self.turns = [
-                own.index("star") for own, request in zip(options, requests, strict=True) if not request.frames
-            ]
+            self.turns = [own.index("star") for own, r in zip(options, requests, strict=True) if not r.frames]
             # blind: always "B"; else right with frame 2
             return [Reply("", ("B" if not r.frames else r.item.answer if 2 in r.frames else "")) for r in requests]
 
@@ -164,18 +161,11 @@ def test_summary_has_the_documented_schema_and_pairs() -> None:
     assert part["paired"]["learned-uniform"]["value"] == 0.5
     assert part["selectors"]["learned"]["valid_rate"] == pytest.approx(2 / 3)
     assert part["selectors"]["learned"]["invalid"] == {"no list": 1}
-    assert part["selectors"]["learned"]["by_task"]["end"] == {
-        "n": 2,
-        "accuracy": part["selectors"]["learned"]["by_task"]["end"]["accuracy"],
-        "evidence_recall": 0.5,
-        "evidence_interval": part["selectors"]["learned"]["by_task"]["end"]["evidence_interval"],
-        "four_way": {
-            "right_frames_right_answer": 0.5,
-            "right_frames_wrong_answer": 0.0,
-            "wrong_frames_right_answer": 0.5,
-            "wrong_frames_wrong_answer": 0.0,
-        },
-    }
+    end = part["selectors"]["learned"]["by_task"]["end"]
+    assert end.keys() == {"n", "accuracy", "evidence_recall", "evidence_interval", "four_way"}
+    assert (end["n"], end["evidence_recall"]) == (2, 0.5)
+    shares = {"right_frames_right_answer": 0.5, "right_frames_wrong_answer": 0.0}
+    assert end["four_way"] == shares | {"wrong_frames_right_answer": 0.5, "wrong_frames_wrong_answer": 0.0}
     assert set(summarise(frame(table(0)), 0, ["needle"], 20)["benchmarks"]["needle"]["paired"]) >= {"learned-base"}
 
 
@@ -290,16 +280,10 @@ def run_evaluation(folder: Path, own: Any, benchmark: str, cycles: tuple[int, ..
     }
     for cycle in cycles:
         line = ["--settings", json.dumps({**settings, "cycle": cycle})]
-        for name, file in {
-            "items": "items.jsonl",
-            "manifests": "0.json",
-            "scores": "0.safetensors",
-            "base": "picks.parquet",
-            "learned": "picks.parquet",
-            "answerer-model": "answerer",
-            "base-answerer-model": "answerer",
-            "output": f"cycle{cycle}.parquet",
-        }.items():
+        files = {"items": "items.jsonl", "manifests": "0.json", "scores": "0.safetensors"}
+        files |= dict.fromkeys(("base", "learned"), "picks.parquet")
+        files |= dict.fromkeys(("answerer-model", "base-answerer-model"), "answerer")
+        for name, file in (files | {"output": f"cycle{cycle}.parquet"}).items():
             line += [f"--{name}", str(folder / file)]
         evaluate_stage.main(parse(evaluate_stage.Settings, line))
 
@@ -317,15 +301,11 @@ def test_stages_from_files_to_eval_json(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(part["selectors"]) == set(SELECTORS)
 
 
-def test_a_protocol_and_subtitles_reach_the_answerer_and_eval_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_protocol_and_subtitles_reach_answerer_and_eval_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_stage, "FrameCache", lambda manifests: CACHE)
     asked: list[str] = []
-    original = answerer_base.answerer_chat
-    monkeypatch.setattr(
-        answerer_base, "answerer_chat", lambda text, *shown: (asked.append(text), original(text, *shown))[1]
-    )
+    real = answerer_base.answerer_chat
+    monkeypatch.setattr(answerer_base, "answerer_chat", lambda text, *on: (asked.append(text), real(text, *on))[1])
     (tmp_path / "v0.srt").write_text("1\n00:00:02,000 --> 00:00:04,000\nred it is\n")
     durations = ("short", "short", "medium", "long")
     own = [

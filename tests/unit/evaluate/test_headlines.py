@@ -112,13 +112,8 @@ def rows(benchmark: str, questions: Sequence[dict[str, Any]], cycle: int = 0) ->
         for selector in ("learned", "uniform"):
             row = {"benchmark": benchmark, "cycle": cycle, "protocol": "viarl", "item": f"q{number}", "draw": 0}
             row |= {"video": question["video"], "task": question.get("task", ""), "groups": question.get("groups", [])}
-            row |= {
-                "selector": selector,
-                "valid": True,
-                "reason": "",
-                "answer": "A",
-                "failed": question.get("failed", ""),
-            }
+            row |= {"selector": selector, "valid": True, "reason": "", "answer": "A"}
+            row["failed"] = question.get("failed", "")
             row |= {"correct": selector in question["right"], "evidence_recall": question.get("recall", float("nan"))}
             table.append(row)
     return table
@@ -194,11 +189,8 @@ def test_lvbench_counts_a_question_in_each_of_its_types_and_reports_evidence_rec
     ]
     part = summary("lvbench", rows("lvbench", asked))
     types = part["selectors"]["learned"]["by_group"]["type"]
-    assert {name: group["n"] for name, group in types.items()} == {
-        "entity recognition": 1,
-        "reasoning": 2,
-        "summarization": 1,
-    }
+    counts = {name: group["n"] for name, group in types.items()}
+    assert counts == {"entity recognition": 1, "reasoning": 2, "summarization": 1}
     assert types["reasoning"]["accuracy"]["value"] == 0.5
     assert types["reasoning"]["evidence_interval"] == {"n": 2, "low": 0.5, "high": 0.5}  # one video
     assert types["summarization"]["evidence_interval"] is None

@@ -20,6 +20,7 @@ from viarl.items import Item
 ITEM = Item("q", "v", "What is {shown}?", ("a cat", "a dog", "a bird", "a fox"), "B")
 DIRECTLY = "Answer with the option's letter from the given choices directly."
 LETTERED = "A. a cat\nB. a dog\nC. a bird\nD. a fox"
+DOTTED = "A. a cat.\nB. a dog.\nC. a bird.\nD. a fox."
 IN_BRACKETS = "(A) a cat\n(B) a dog\n(C) a bird\n(D) a fox"
 SELECT = (
     "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
@@ -27,11 +28,8 @@ SELECT = (
 )
 PROMPTS = {
     ("viarl", "videomme"): f"What is {{shown}}?\nOptions:\n{LETTERED}\n{DIRECTLY}",
-    ("viarl", "mlvu"): f"What is {{shown}}?\nOptions:\nA. a cat.\nB. a dog.\nC. a bird.\nD. a fox.\n{DIRECTLY}",
-    (
-        "viarl",
-        "mlvu_repacked",
-    ): f"What is {{shown}}?\nOptions:\nA. a cat.\nB. a dog.\nC. a bird.\nD. a fox.\n{DIRECTLY}",
+    ("viarl", "mlvu"): f"What is {{shown}}?\nOptions:\n{DOTTED}\n{DIRECTLY}",
+    ("viarl", "mlvu_repacked"): f"What is {{shown}}?\nOptions:\n{DOTTED}\n{DIRECTLY}",
     ("viarl", "lvbench"): f"What is {{shown}}?\nOptions:\n{LETTERED}.\n{DIRECTLY}",
     ("viarl", "needle"): f"What is {{shown}}?\nOptions:\n{LETTERED}\n{DIRECTLY}",
     ("lmms-eval", "videomme"): f"{SELECT}\nWhat is {{shown}}?\n{LETTERED}\n\n{DIRECTLY}",

@@ -168,9 +168,7 @@ def test_attention_by_device_type_and_package(monkeypatch: pytest.MonkeyPatch) -
     assert attention_for("flash_attention_2", "bfloat16", gpu) == "flash_attention_2"
 
 
-def test_a_demanded_flash_attention_is_refused_before_weights_are_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_demanded_flash_attention_is_refused_before_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_vlm(small_vlm(), tmp_path / "model")
     monkeypatch.setattr(vlm, "model_class", lambda source: pytest.fail("looked for a class"))
     with pytest.raises(ValueError, match="it needs a GPU, and the device is cpu"):

@@ -46,15 +46,13 @@ def test_text_goes_on_behind_a_video_as_qwen_was_trained(vlm, tmp_path) -> None:
     behind = Vlm.load(tmp_path / "stand-in", device="cpu")
     for frames, sides in ((8, 28), (2, 140)):  # 8 frames of 1 x 1 tokens, 2 frames of 5 x 5
         pixels, grid = behind.pixels(np.zeros((frames, sides, sides, 3), dtype=np.uint8))
-        one, other = (
-            one.prompt(selector_messages("short", "Which?", frames, 2), pixels, grid) for one in (inside, behind)
-        )
+        chat = selector_messages("short", "Which?", frames, 2)
+        one, other = (one.prompt(chat, pixels, grid) for one in (inside, behind))
         video = (other.token_types == 2).nonzero()[:, 0]
         first, last = int(video[0]), int(video[-1])
         side = sides // 28
-        assert other.positions[0, first : last + 1].tolist() == [
-            first + frame for frame in range(frames) for _ in range(side * side)
-        ]
+        shown = [first + frame for frame in range(frames) for _ in range(side * side)]
+        assert other.positions[0, first : last + 1].tolist() == shown
         start = first + max(frames, side)
         text = torch.arange(start, start + other.length - last - 1)
         assert torch.equal(other.positions[:, last + 1 :], text.expand(3, -1))
@@ -130,10 +128,8 @@ def test_suppressed_tokens_are_never_sampled(vlm, monkeypatch: pytest.MonkeyPatc
 
 
 def test_log_probs_are_those_of_each_text_by_itself(vlm) -> None:
-    prompts, texts = (
-        vlm.with_features([make_prompt(vlm, words) for words in (0, 5)]),
-        ["find the card", "[1]<|im_end|>"],
-    )
+    prompts = vlm.with_features([make_prompt(vlm, words) for words in (0, 5)])
+    texts = ["find the card", "[1]<|im_end|>"]
     together, mask = vlm.log_probs(prompts, texts)
     assert mask.sum(1).tolist() == [len(vlm.tokenizer(text)["input_ids"]) for text in texts]
     for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):

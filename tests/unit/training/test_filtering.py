@@ -65,11 +65,8 @@ def test_blind_drops_what_is_right_under_every_rotation_only() -> None:
 
 def test_blind_counts_each_items_own_options() -> None:
     two = Item("two", "v0", "which?", ("star", "moon"), "B")
-    assert reasons(lambda own, frames: own.id == "two", "blind", [item(0), two, item(1)]) == [
-        "",
-        "right without frames",
-        "",
-    ]
+    dropped = reasons(lambda own, frames: own.id == "two", "blind", [item(0), two, item(1)])
+    assert dropped == ["", "right without frames", ""]
 
 
 @pytest.mark.parametrize(
@@ -125,12 +122,8 @@ def test_data_card() -> None:
     assert card["by_source"]["mine"] == {"found": 1, "kept": 0, "dropped": {"unreadable video": 1}}
     assert card["by_task"]["end"]["kept"] == 0 and card["bad_videos"] == {"v2": "does not open"}
     assert "every rotation" in card["rule_text"]
-    assert {rule: sum(entry["would_drop"].values()) for rule, entry in card["rules"].items()} == {
-        "none": 1,
-        "blind": 2,
-        "contrast": 2,
-        "variance": 2,
-    }
+    dropped = {rule: sum(entry["would_drop"].values()) for rule, entry in card["rules"].items()}
+    assert dropped == {"none": 1, "blind": 2, "contrast": 2, "variance": 2}
 
 
 @pytest.mark.parametrize(("setting", "match"), [({"rule": "guess"}, "rule"), ({"draws": 0}, "draws")])
@@ -157,14 +150,8 @@ def test_stage_writes_the_kept_items_and_the_data_card(tmp_path: Path, monkeypat
     write_scores(tmp_path / "0.safetensors", {own.id: SCORES.astype(np.float32) for own in items})
     settings = {"seed": 1, "selected": 2, "filter": {"rule": "contrast"}, "device": "cpu"}
     line = ["--settings", json.dumps({**settings, "answerer": {"prompt": "short", "max_new_tokens": 4}})]
-    for name, file in {
-        "items": "items.jsonl",
-        "manifests": "0.json",
-        "scores": "0.safetensors",
-        "answerer-model": "answerer",
-        "output": "train_items.jsonl",
-        "report": "report.json",
-    }.items():
+    files = {"items": "items.jsonl", "manifests": "0.json", "scores": "0.safetensors", "answerer-model": "answerer"}
+    for name, file in (files | {"output": "train_items.jsonl", "report": "report.json"}).items():
         line += [f"--{name}", str(tmp_path / file)]
     filter_guessable.main(parse(filter_guessable.Settings, line))
     card, kept = read_json(tmp_path / "report.json"), read_items(tmp_path / "train_items.jsonl")
@@ -176,19 +163,10 @@ def test_stage_writes_the_kept_items_and_the_data_card(tmp_path: Path, monkeypat
 def test_stage_refuses_to_drop_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filter_guessable, "FrameCache", lambda manifests: CACHE)
     monkeypatch.setattr(filter_guessable, "load_answerer", lambda *_: Scripted(lambda own, frames: True))
-    write_records(tmp_path / "items.jsonl", [item(0)])
-    settings = filter_guessable.Settings(
-        tmp_path / "items.jsonl",
-        (),
-        (),
-        tmp_path,
-        tmp_path / "train_items.jsonl",
-        tmp_path / "report.json",
-        1,
-        2,
-        FilterSettings(rule="blind"),
-        AnswererSettings(prompt="short", max_new_tokens=4),
-    )
+    items, output, report = (tmp_path / name for name in ("items.jsonl", "train_items.jsonl", "report.json"))
+    write_records(items, [item(0)])
+    rule, answerer = FilterSettings(rule="blind"), AnswererSettings(prompt="short", max_new_tokens=4)
+    settings = filter_guessable.Settings(items, (), (), tmp_path, output, report, 1, 2, rule, answerer)
     with pytest.raises(ValueError, match="drops all 1 questions"):
         filter_guessable.main(settings)
     assert not settings.output.exists()

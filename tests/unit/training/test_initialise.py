@@ -15,10 +15,9 @@ from transformers import TrainerCallback
 
 from processes import in_processes
 from small_answerer import MemoryCache
-from small_selector import ITEMS, save_start
+from small_selector import ITEMS, adapters, save_start
 from viarl.items import Item, write_records
 from viarl.models.save import save_model
-from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.selection.learned import load_selector, select
 from viarl.selection.prompt import parse_selection
@@ -169,12 +168,8 @@ def test_the_greedy_picks_become_the_labels(settings: Settings, capsys: pytest.C
     assert "1 of 8 training questions are left out (no evidence: 1)\n  x: no evidence\n" in capsys.readouterr().err
     assert settings.tracking.record is not None
     record = read_record(settings.tracking.record)
-    for name, value in {
-        "tuned_on": 7,
-        "left_out/no evidence": 1,
-        "random_labels": 0,
-        "label_evidence_recall": 1,
-    }.items():
+    single = {"tuned_on": 7, "left_out/no evidence": 1, "random_labels": 0, "label_evidence_recall": 1}
+    for name, value in single.items():
         assert record.series(name) == [(0, float(value))]
     assert len(record.series("start/loss")) == 30 and record.status == "FINISHED"
 
@@ -197,7 +192,7 @@ class SignalAt(TrainerCallback):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_stopped_start_goes_on_bit_by_bit(settings: Settings, lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(settings, selector=replace(settings.selector, lora=Lora(enabled=lora, rank=4, alpha=8)))
+    settings = replace(settings, selector=replace(settings.selector, lora=adapters(lora)))
     straight = run(settings, "straight")
 
     class Signalled(SupervisedTrainer):

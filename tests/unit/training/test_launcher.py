@@ -42,10 +42,8 @@ def test_accelerate_understands_the_shipped_configurations(name: str, monkeypatc
     known, made = environment(name, monkeypatch)
     assert (known.use_fsdp, known.use_deepspeed) == (name == "fsdp2", name == "deepspeed_zero3")
     assert (known.num_processes, known.num_machines, known.module) == (4, 1, True)
-    assert [known.training_script, *known.training_script_args] == [
-        "viarl.training.process",
-        *["viarl.stages.x", "--a", "b"],
-    ]
+    script = [known.training_script, *known.training_script_args]
+    assert script == ["viarl.training.process", "viarl.stages.x", "--a", "b"]
     assert known.num_cpu_threads_per_process == 2  # four share the job's eight cores
     assert made["ACCELERATE_MIXED_PRECISION"] == "no"
     if name == "fsdp2":  # what the tests with CPUs are given is what the file means

@@ -110,13 +110,8 @@ def test_the_trainers_checkpoints_are_loaded_as_weights_only() -> None:
         for value in values:
             if isinstance(value, ast.Name):  # handed on by load_state_dict(…, weights_only: bool = True)
                 function = next(node for node in ast.walk(tree) if getattr(node, "name", "") == "load_state_dict")
-                last = dict(
-                    zip(
-                        reversed([one.arg for one in function.args.args]),
-                        reversed(function.args.defaults),
-                        strict=False,
-                    )
-                )
+                names = [one.arg for one in function.args.args]
+                last = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
                 assert ast.unparse(last[value.id]) == "True", file
             else:
                 assert ast.unparse(value) == "True", file

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from processes import in_processes
 from small_answerer import MemoryCache, item, save_vlm, small_vlm
-from small_selector import ITEMS, WEIGHTS, save_start
+from small_selector import ITEMS, TRAINING, WEIGHTS, save_start
 from viarl.answer import answerer
 from viarl.answer.answerer import Answerer
 from viarl.answer.settings import AnswererSettings
@@ -27,7 +27,7 @@ from viarl.selection.picks import GREEDY, Pick, write_picks
 from viarl.stages import train_selector, tune_answerer
 from viarl.tracking.record import Tracking, read_record
 from viarl.training.checkpoints import Checkpoints
-from viarl.training.rl.settings import TrainedSelector, Training
+from viarl.training.rl.settings import TrainedSelector
 from viarl.training.sft.settings import TunedAnswerer, Tuning
 
 STEPS = 6
@@ -60,19 +60,15 @@ class SignalAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+Make = Callable[[str], "Job"]
+
+
 class Job:
     """A training stage in a folder, run in child processes: one, or several that train together."""
 
-    def __init__(
-        self, stage: Any, trainer: str, settings: Any, folder: Path, processes: int = 1, sharding: str = ""
-    ) -> None:
-        self.stage, self.trainer, self.folder, self.processes, self.sharding = (
-            stage,
-            trainer,
-            folder,
-            processes,
-            sharding,
-        )
+    def __init__(self, stage: Any, trainer: str, settings: Any, folder: Path, processes: int = 1, sharding: str = ""):
+        self.stage, self.trainer, self.folder = stage, trainer, folder
+        self.processes, self.sharding = processes, sharding
         record = Tracking(record=folder / "record.jsonl", root=folder, stage="x", defer_below_s=1e9)
         self.settings = replace(settings, output=folder / "model" / "model.safetensors", tracking=record)
         self.folder.mkdir(exist_ok=True)
@@ -124,9 +120,6 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save_start(folder / "selector")
     save_vlm(small_vlm(), folder / "answerer")
     write_records(folder / "items.jsonl", ITEMS)
-    training = Training(
-        algorithm="reinforce++", steps=STEPS, prompts_per_step=4, group_size=3, learning_rate=1e-2, warmup_steps=1
-    )
     return train_selector.Settings(
         items=folder / "items.jsonl",
         manifests=(),
@@ -138,7 +131,7 @@ def selector_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         selected=2,
         number_pixels=13,
         selector=TrainedSelector(prompt="short", max_new_tokens=20, length_range=(2, 15)),
-        training=replace(training, schedule="cosine", save_every=2),
+        training=replace(TRAINING, steps=STEPS, schedule="cosine", save_every=2),
         answerer=AnswererSettings(prompt="short", max_new_tokens=4),
         reward=WEIGHTS,
         device="cpu",
@@ -152,6 +145,7 @@ def answerer_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     write_records(folder / "items.jsonl", QUESTIONS)
     write_picks(folder / "picks.parquet", [Pick(q.id, q.video, GREEDY, "", True, "", (0, 2), 5) for q in QUESTIONS])
     tuning = Tuning(steps=STEPS, batch_size=4, learning_rate=3e-3, warmup_steps=1, weight_decay=0.01, save_every=2)
+    tuning = replace(tuning, target="restated_text_letter", micro_batch_size=2)
     return tune_answerer.Settings(
         items=folder / "items.jsonl",
         manifests=(),
@@ -159,18 +153,13 @@ def answerer_settings(tmp_path_factory: pytest.TempPathFactory) -> Any:
         answerer_model=folder / "answerer",
         output=folder,
         seed=1,
-        answerer=TunedAnswerer(
-            prompt="short",
-            max_new_tokens=4,
-            batch_size=1,
-            tuning=replace(tuning, target="restated_text_letter", micro_batch_size=2),
-        ),
+        answerer=TunedAnswerer(prompt="short", max_new_tokens=4, batch_size=1, tuning=tuning),
         device="cpu",
     )
 
 
 @pytest.fixture(params=["selector", "selector, two updates a rollout", "answerer"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Job]:
+def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A function that makes a job in a folder of a name."""
     if request.param == "answerer":
         settings = request.getfixturevalue("answerer_settings")
@@ -183,9 +172,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return lambda name: Job(train_selector, "SelectorTrainer", settings, tmp_path / name)
 
 
-def test_a_killed_training_ends_as_an_uninterrupted_one(
-    make: Callable[[str], Job], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_training_ends_as_an_uninterrupted_one(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     whole = make("whole")
     assert whole.run() == 0
     expected = whole.result()
@@ -209,7 +196,7 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("make", ["selector", "answerer"], indirect=True)
-def test_a_kill_while_a_checkpoint_or_the_model_is_saved(make: Callable[[str], Job]) -> None:
+def test_a_kill_while_a_checkpoint_or_the_model_is_saved(make: Make) -> None:
     def kill(*_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -238,9 +225,7 @@ def test_a_kill_while_a_checkpoint_or_the_model_is_saved(make: Callable[[str], J
 
 
 @pytest.mark.parametrize("make", ["selector"], indirect=True)
-def test_a_second_attempt_stops_before_it_touches_anything(
-    make: Callable[[str], Job], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_attempt_stops_before_it_touches_anything(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     job = make("job")
     work = job.folder / "checkpoints" / "model"
     with Checkpoints(work, {}):  # the first attempt, which is just writing a checkpoint
@@ -253,7 +238,7 @@ def test_a_second_attempt_stops_before_it_touches_anything(
 
 @pytest.mark.parametrize("make", ["answerer"], indirect=True)
 def test_replies_before_tuning_are_asked_for_once(
-    make: Callable[[str], Job], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    make: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answerer, "BATCHES_A_WINDOW", 1)
     whole = make("whole")

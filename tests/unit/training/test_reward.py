@@ -13,13 +13,8 @@ from viarl.training.rl.reward import Outcome, total, weighted
 from viarl.training.rl.scoring import score_completions
 from viarl.training.rl.settings import SelectorTask, Training, Weights
 
-TASK = SelectorTask(
-    Training(algorithm="reinforce++", steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-4),
-    2,
-    20,
-    (8, 12),
-    WEIGHTS,
-)
+TRAINING = Training(algorithm="reinforce++", steps=1, prompts_per_step=1, group_size=2, learning_rate=1e-4)
+TASK = SelectorTask(TRAINING, 2, 20, (8, 12), WEIGHTS)
 GOOD = "<think>blue</think><index>[3, 1]</index>"
 ITEM = Item("q", "v", "Which?", ("x", "y"), "B")
 

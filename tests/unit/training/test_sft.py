@@ -14,10 +14,10 @@ from transformers import DynamicCache, TrainerCallback
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from small_answerer import MemoryCache, item, save_vlm, small_answerer, small_vlm
+from small_selector import adapters
 from viarl.answer.answerer import Answerer, Request, _with_features
 from viarl.items import write_records
 from viarl.models.encode import Prompt, forward_arguments
-from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import tune_answerer
@@ -106,7 +106,7 @@ def test_a_stopped_tuning_goes_on_bit_by_bit(
 ) -> None:
     settings = tuned(settings, train_vision=variant == "vision")
     if variant == "lora":
-        settings = replace(settings, answerer=replace(settings.answerer, lora=Lora(enabled=True, rank=4, alpha=8)))
+        settings = replace(settings, answerer=replace(settings.answerer, lora=adapters()))
     straight = run(settings, "straight")
     base = load_file(settings.answerer_model / "model.safetensors")
     assert (difference(base, straight, "visual") > 0) == (variant == "vision")
@@ -149,7 +149,7 @@ def test_micro_batches_give_the_same_weights(settings: Settings) -> None:
 @pytest.mark.parametrize("lora", [False, True])
 def test_gradient_checkpointing_and_bfloat16(settings: Settings, vision: bool, lora: bool) -> None:
     """Recomputing activations changes nothing; bfloat16 computes in it, and saves in it."""
-    own = replace(settings, answerer=replace(settings.answerer, lora=Lora(enabled=lora, rank=4, alpha=8)))
+    own = replace(settings, answerer=replace(settings.answerer, lora=adapters(lora)))
     plain = run(tuned(own, train_vision=vision), "a")
     again = run(tuned(own, train_vision=vision, gradient_checkpointing=True), "b")
     assert difference(plain, again) < 1e-4
@@ -213,10 +213,8 @@ def answerer_prompt(cache: MemoryCache, example: Example, frames_as: str) -> Pro
 
 
 def test_targets_follow_from_the_item_and_its_own_words() -> None:
-    own = replace(
-        ITEMS[2], question="Which shape is on the green card before the red card?", options=("star", "red moon")
-    )
-    own = replace(own, answer="B")
+    asked = "Which shape is on the green card before the red card?"
+    own = replace(ITEMS[2], question=asked, options=("star", "red moon"), answer="B")
     assert target_text("letter", own) == "B" and target_text("text_letter", own) == "red moon B"
     for reply, prefix in {
         "green star A": ["green"],
@@ -240,12 +238,7 @@ def test_every_example_comes_once_a_pass() -> None:
 
 
 def test_a_saved_answerer_loads_and_replies(settings: Settings) -> None:
-    run(
-        replace(
-            settings, answerer=replace(settings.answerer, lora=Lora(enabled=True, rank=4, alpha=8), dtype="bfloat16")
-        ),
-        "a",
-    )
+    run(replace(settings, answerer=replace(settings.answerer, lora=adapters(), dtype="bfloat16")), "a")
     vlm = Vlm.load(settings.output.parents[2] / "a" / "answerer", device="cpu")
     saved = load_file(settings.output.parents[2] / "a" / "answerer" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}

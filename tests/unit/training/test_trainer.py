@@ -10,11 +10,10 @@ from trl import GRPOTrainer
 
 from small_answerer import save_vlm
 from small_qwen3 import qwen3
-from small_selector import CONFIG, ITEMS, TEXTS, WEIGHTS, RandomPrompts, save_start
+from small_selector import CONFIG, ITEMS, TEXTS, TRAINING, WEIGHTS, RandomPrompts, adapters, save_start
 from viarl.answer.answerer import Reply
 from viarl.config.check import check
 from viarl.models.save import save_model
-from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.report.curves import panels
 from viarl.tracking.monitor import Monitor
@@ -24,18 +23,9 @@ from viarl.training.rl import attention
 from viarl.training.rl.data import training_rows
 from viarl.training.rl.hooks import check_trl
 from viarl.training.rl.reward import PARTS
-from viarl.training.rl.settings import SelectorTask, Training
+from viarl.training.rl.settings import SelectorTask
 from viarl.training.rl.trainer import SelectorTrainer
 
-TRAINING = Training(
-    algorithm="reinforce++",
-    steps=3,
-    prompts_per_step=4,
-    group_size=3,
-    learning_rate=1e-2,
-    warmup_steps=1,
-    temperature=1.0,
-)
 TASK = SelectorTask(TRAINING, selected=2, max_new_tokens=20, length_range=(2, 15), reward=WEIGHTS, seed=3)
 
 
@@ -152,7 +142,7 @@ def test_several_updates_of_one_rollout(start, tmp_path):
 
 
 def test_adapters_learn_while_the_model_stays(start, tmp_path):
-    task = replace(TASK, training=replace(TRAINING, steps=4, save_every=2), lora=Lora(enabled=True, rank=4, alpha=8))
+    task = replace(TASK, training=replace(TRAINING, steps=4, save_every=2), lora=adapters())
     trainer = make(start, tmp_path / "whole", task)
     before = weights(trainer)
     trainer.train()
@@ -186,7 +176,7 @@ def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
     results = []
     for checkpointing in (False, True):
         training = replace(TRAINING, steps=2, warmup_steps=0, train_vision=vision, gradient_checkpointing=checkpointing)
-        task = replace(TASK, training=training, lora=Lora(enabled=variant == "adapters", rank=4, alpha=8))
+        task = replace(TASK, training=training, lora=adapters(variant == "adapters"))
         trainer = make(start, tmp_path / str(checkpointing), task, pixels=vision)
         layers = [module for name, module in trainer.model.named_modules() if name.endswith(("layers.0", "blocks.0"))]
         trainer.train()
@@ -196,9 +186,8 @@ def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
     for name in ("loss", "grad_norm", "kl", "entropy", "reward/total"):
         other = [entry[name] for entry in checkpointed]
         assert [entry[name] for entry in plain] == pytest.approx(other, rel=2e-3, abs=1e-4), name
-    moved = {
-        name for name, weight in weights(make(start, tmp_path, task)).items() if not torch.equal(weight, got[name])
-    }
+    first = weights(make(start, tmp_path, task))
+    moved = {name for name, weight in first.items() if not torch.equal(weight, got[name])}
     assert any("visual" in name for name in moved) == vision
     assert plain[0]["grad_norm"] > 0 and expected.keys() == got.keys()
 
@@ -206,18 +195,15 @@ def test_gradient_checkpointing_changes_nothing(start, tmp_path, variant):
 @pytest.mark.parametrize("lora", [False, True])
 def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
     """Full training computes in it and keeps its weights in float32; adapters have weights in it."""
-    task = replace(
-        TASK, dtype="bfloat16", lora=Lora(enabled=lora, rank=4, alpha=8), training=replace(TRAINING, learning_rate=1e-5)
-    )
+    task = replace(TASK, dtype="bfloat16", lora=adapters(lora), training=replace(TRAINING, learning_rate=1e-5))
     vlm = Vlm.load(start, task.lora.weights_dtype("bfloat16"), device="cpu")
     trainer = SelectorTrainer(vlm, ITEMS, RandomPrompts(vlm), Oracle(), task, tmp_path / "work")
     before = weights(trainer)
     trainer.train()
     changed = [name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)]
     assert changed and all(("lora_" in name) == lora for name in changed)
-    assert {weight.dtype for name, weight in before.items() if "lora_" not in name} == {
-        torch.bfloat16 if lora else torch.float32
-    }
+    dtypes = {weight.dtype for name, weight in before.items() if "lora_" not in name}
+    assert dtypes == {torch.bfloat16 if lora else torch.float32}
     assert len(steps(trainer)) == 3 and all(entry["grad_norm"] > 0 for entry in steps(trainer))
     save_model(trainer.model, vlm.processor, tmp_path / "saved", "bfloat16")
     assert Vlm.load(tmp_path / "saved", "bfloat16", device="cpu").model.dtype == torch.bfloat16
@@ -225,9 +211,7 @@ def test_bfloat16_trains_and_is_saved(start, tmp_path, lora):
 
 def test_adapters_of_the_vision_tower_train_too(start, tmp_path):
     training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=True)
-    trainer = make(
-        start, tmp_path, replace(TASK, training=training, lora=Lora(enabled=True, rank=4, alpha=8)), pixels=True
-    )
+    trainer = make(start, tmp_path, replace(TASK, training=training, lora=adapters()), pixels=True)
     before = weights(trainer)
     trainer.train()
     changed = {name for name, weight in weights(trainer).items() if not torch.equal(before[name], weight)}
@@ -241,9 +225,7 @@ def test_qwen3_vl_trains(tmp_path):
     for vision, lora in ((False, False), (True, False), (True, True)):
         training = replace(TRAINING, steps=1, warmup_steps=0, train_vision=vision, gradient_checkpointing=True)
         # untrained, its completions differ in nothing but whether they end
-        task = replace(
-            TASK, training=training, max_new_tokens=80, length_range=(1, 79), lora=Lora(enabled=lora, rank=4, alpha=8)
-        )
+        task = replace(TASK, training=training, max_new_tokens=80, length_range=(1, 79), lora=adapters(lora))
         trainer = make(tmp_path / "start", tmp_path / f"{vision}{lora}", task, pixels=vision)
         before = weights(trainer)
         trainer.train()

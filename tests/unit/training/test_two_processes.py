@@ -139,9 +139,7 @@ def test_two_processes_train_what_one_does(make: Make, kind: str, lora: bool) ->
 
 def test_an_untied_head_is_trained_in_shards_as_whole(make: Make, tmp_path: Path) -> None:
     """As in the 7B; two passes of each process a step."""
-    one, two = (
-        make("answerer", name or "one", 2 if name else 1, name, **THREE, batch_size=8) for name in ("", "fsdp2")
-    )
+    one, two = (make("answerer", how or "one", 2 if how else 1, how, **THREE, batch_size=8) for how in ("", "fsdp2"))
     start = tmp_path / "untied"
     shutil.copytree(one.settings.answerer_model, start)
     model = Vlm.load(start, device="cpu").model
@@ -206,9 +204,7 @@ def test_an_error_in_one_process_ends_the_other(make: Make, capfd: pytest.Captur
     assert "ValueError: something is wrong here" in capfd.readouterr().err
 
 
-def test_batches_that_cannot_be_shared_are_refused_before_anything_is_loaded(
-    make: Make, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_batches_that_cannot_be_shared_are_refused_at_once(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     uneven = {"selector": {"prompts_per_step": 3}, "answerer": {"batch_size": 3, "micro_batch_size": 0}}
     for kind, changes in uneven.items():
         assert make(kind, kind, **changes).run_all() == [99, 99]

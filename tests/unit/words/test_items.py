@@ -18,9 +18,5 @@ def test_shards_are_alike_in_size_and_a_new_video_moves_no_other() -> None:
     names = [f"video{number}.mp4" for number in range(8000)]
     sizes = [sum(shard_of(name, 16) == shard for name in names) for shard in range(16)]
     assert sum(sizes) == 8000 and min(sizes) > 400 and max(sizes) < 600
-    assert [shard_of(name, 3) for name in ("a", "b", "c", "d")] == [
-        1,
-        1,
-        2,
-        2,
-    ]  # pinned: another order would make every shard stale
+    # pinned: another order would make every shard stale
+    assert [shard_of(name, 3) for name in ("a", "b", "c", "d")] == [1, 1, 2, 2]
