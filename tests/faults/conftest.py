@@ -97,7 +97,7 @@ def command_lines(text: str) -> dict[str, tuple[str, list[str]]]:
     lines = {}
     for block in re.split(r"\n(?=(?:local)?rule \w+:\n)", text)[1:]:
         output = re.search(r"^ {4}output: ([^,\n]+)", block, re.MULTILINE)
-        told = re.search(r"python -m viarl\.(?:training\.launch viarl\.)?stages\.(\w+) (--settings .*) 2>&1 \| tee", block)
+        told = re.search(r"python -m viarl\.(?:\S+ viarl\.)?stages\.(\w+) (--settings .*) 2>&1 \| tee", block)
         if output and told:
             lines[output[1]] = (told[1], shlex.split(told[2]))
     return lines
