@@ -1,7 +1,5 @@
 """The selector's supervised start: what labels name, what is left out and why, and a tuning that learns and resumes."""
 
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
 from processes import in_processes
 from small_answerer import MemoryCache
 from small_selector import ITEMS, adapters, save_start
+from small_stage import SignalAt, recorded, run_stage
 from viarl.items import Item, write_records
 from viarl.models.save import save_model
 from viarl.models.vlm import Vlm
@@ -24,7 +22,7 @@ from viarl.selection.prompt import parse_selection
 from viarl.selection.similarities import write_scores
 from viarl.stages import initialise_selector
 from viarl.stages.initialise_selector import Settings
-from viarl.tracking.record import Tracking, read_record
+from viarl.tracking.record import read_record
 from viarl.training.sft.dataset import IGNORED, Collator, Example
 from viarl.training.sft.labels import TOO_LONG, Labels, examples, reply_text
 from viarl.training.sft.settings import InitialisedSelector, Start
@@ -44,9 +42,6 @@ class Frames(MemoryCache):
 
 def labels(kind: str = "oracle", noise: float = 0.0, seed: int = 0, selected: int = 2) -> Labels:
     return Labels(kind, Frames(), SCORES, selected, noise, seed)
-
-
-# ------------------------------------------------------------------------------------------------------------- labels
 
 
 def test_labels_are_the_most_similar_frames_or_the_evidence() -> None:
@@ -107,9 +102,6 @@ def test_what_cannot_be_learned_from_is_named_with_its_reason(tmp_path: Path) ->
     assert len(examples(ITEMS, labels("clip_topk"), tokenizer, longest)[0]) < len(ITEMS)
 
 
-# ------------------------------------------------------------------------------------------------------------- tuning
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_start(tmp_path_factory.mktemp("base"))
@@ -120,19 +112,9 @@ def settings(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set
     monkeypatch.setattr(initialise_selector, "FrameCache", Frames)
     write_records(tmp_path / "items.jsonl", [*ITEMS, Item("x", "v0", "Which of 0?", ("x", "y"), "A")])
     write_scores(tmp_path / "scores.safetensors", SCORES)
-    return Settings(
-        items=tmp_path / "items.jsonl",
-        manifests=(),
-        scores=(tmp_path / "scores.safetensors",),
-        selector_model=base,
-        output=tmp_path / "none" / "selector" / "model.safetensors",
-        seed=1,
-        selected=2,
-        number_pixels=13,
-        selector=InitialisedSelector(prompt="short", max_new_tokens=60, start=START),
-        device="cpu",
-        tracking=Tracking(record=tmp_path / "record.jsonl", root=tmp_path, defer_below_s=1e9),
-    )
+    own = {"scores": (tmp_path / "scores.safetensors",), "selector_model": base, "selected": 2, "number_pixels": 13}
+    selector = InitialisedSelector(prompt="short", max_new_tokens=60, start=START)
+    return recorded(Settings, tmp_path, "none/selector", selector=selector, **own)
 
 
 def started(settings: Settings, **changes: Any) -> Settings:
@@ -140,11 +122,7 @@ def started(settings: Settings, **changes: Any) -> Settings:
 
 
 def run(settings: Settings, name: str) -> dict[str, torch.Tensor]:
-    """Run the stage into a folder of that name; return the saved weights."""
-    settings = replace(settings, output=settings.output.parents[2] / name / "selector" / "model.safetensors")
-    initialise_selector.main(settings)
-    assert not (settings.output.parents[1] / "checkpoints" / "selector").exists()
-    return load_file(settings.output)
+    return run_stage(initialise_selector, settings, name)
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], part: str = "") -> bool:
@@ -182,14 +160,6 @@ def test_labels_and_noise_change_the_result(settings: Settings) -> None:
     assert not same(run(replace(settings, seed=2), "e"), oracle)
 
 
-class SignalAt(TrainerCallback):
-    """Sends SIGTERM to this process in the middle of a step."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_stopped_start_goes_on_bit_by_bit(settings: Settings, lora: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(settings, selector=replace(settings.selector, lora=adapters(lora)))
@@ -197,7 +167,7 @@ def test_a_stopped_start_goes_on_bit_by_bit(settings: Settings, lora: bool, monk
 
     class Signalled(SupervisedTrainer):
         def train(self, **options: Any) -> Any:
-            self.add_callback(SignalAt())
+            self.add_callback(SignalAt(2))
             return super().train(**options)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):

@@ -18,8 +18,8 @@ from processes import FSDP2
 from viarl.command import RUNTIME_VARIABLE
 from viarl.config.check import check
 from viarl.config.launcher import CHECKOUT, accelerate_file
-from viarl.models.shards import sharded
 from viarl.models.vlm import resolve_device
+from viarl.processes import layout
 from viarl.training.launch import Launcher, _accelerate_arguments, _told, launcher_of
 
 DDP = yaml.safe_load(accelerate_file("ddp", CHECKOUT).read_text())
@@ -53,7 +53,7 @@ def test_accelerate_understands_the_shipped_configurations(name: str, monkeypatc
         assert made["ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"].lower() == "true"
     for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         monkeypatch.setenv(variable, made.get(variable, "false"))
-    assert sharded() == (name != "ddp")
+    assert bool(layout()) == (name != "ddp")
 
 
 @pytest.mark.parametrize(

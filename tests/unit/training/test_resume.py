@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from processes import in_processes
 from small_answerer import MemoryCache, item, save_vlm, small_vlm
 from small_selector import ITEMS, TRAINING, WEIGHTS, save_start
+from small_stage import SignalAt
 from viarl.answer import answerer
 from viarl.answer.answerer import Answerer
 from viarl.answer.settings import AnswererSettings
@@ -47,20 +48,6 @@ class Draws(TrainerCallback):
             drawn.append(float(torch.rand(1, device="cuda")))
         with self.note.open("a") as handle:
             handle.write(json.dumps(drawn) + "\n")
-
-
-class SignalAt(TrainerCallback):
-    """Sends a process of the training a signal at the beginning of a step (from 0), before its forward pass."""
-
-    def __init__(self, step: int, number: signal.Signals, rank: int = 0) -> None:
-        self.step, self.number, self.rank = step, number, rank
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step and args.process_index == self.rank:
-            os.kill(os.getpid(), self.number)
-
-
-Make = Callable[[str], "Job"]
 
 
 class Job:

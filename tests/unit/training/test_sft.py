@@ -1,8 +1,6 @@
 """Tuning of the answerer: real steps on a tiny model, resumed bit by bit after a signal."""
 
-import os
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DynamicCache, TrainerCallback
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from small_answerer import MemoryCache, item, save_vlm, small_answerer, small_vlm
 from small_selector import adapters
+from small_stage import SignalAt, recorded, run_stage
 from viarl.answer.answerer import Answerer, Request, _with_features
 from viarl.items import write_records
 from viarl.models.encode import Prompt, forward_arguments
@@ -22,7 +21,7 @@ from viarl.models.vlm import Vlm
 from viarl.selection.picks import GREEDY, SAMPLED, Pick, write_picks
 from viarl.stages import tune_answerer
 from viarl.stages.tune_answerer import Settings
-from viarl.tracking.record import Tracking, read_record
+from viarl.tracking.record import read_record
 from viarl.training.libraries import schedule
 from viarl.training.sft.dataset import IGNORED, AnswererPrompts, Collator, Example, restated, target_text
 from viarl.training.sft.settings import TunedAnswerer, Tuning
@@ -43,17 +42,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     picks += [Pick("q8", "v9", GREEDY, "", False, "", (), 0, "video v9: broken")]
     picks += [Pick("q9", "v0", GREEDY, "", True, "", (1, 2, 3), 5)]
     write_picks(tmp_path / "picks.parquet", picks)
-    return Settings(
-        items=tmp_path / "items.jsonl",
-        manifests=(),
-        selected=tmp_path / "picks.parquet",
-        answerer_model=tmp_path / "base",
-        output=tmp_path / "cycle1" / "answerer" / "model.safetensors",
-        seed=1,
-        answerer=TunedAnswerer(prompt="short", max_new_tokens=4, tuning=TUNING),
-        device="cpu",
-        tracking=Tracking(record=tmp_path / "record.jsonl", root=tmp_path, defer_below_s=1e9),
-    )
+    own = {"selected": tmp_path / "picks.parquet", "answerer_model": tmp_path / "base"}
+    answerer = TunedAnswerer(prompt="short", max_new_tokens=4, tuning=TUNING)
+    return recorded(Settings, tmp_path, "cycle1/answerer", answerer=answerer, **own)
 
 
 def tuned(settings: Settings, **changes: Any) -> Settings:
@@ -61,11 +52,7 @@ def tuned(settings: Settings, **changes: Any) -> Settings:
 
 
 def run(settings: Settings, name: str) -> dict[str, torch.Tensor]:
-    """Run the stage into a folder of that name; return the saved weights."""
-    settings = replace(settings, output=settings.output.parents[2] / name / "answerer" / "model.safetensors")
-    tune_answerer.main(settings)
-    assert not (settings.output.parents[1] / "checkpoints" / "answerer").exists()
-    return load_file(settings.output)
+    return run_stage(tune_answerer, settings, name)
 
 
 def difference(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], part: str = "") -> float:
@@ -87,17 +74,6 @@ def test_the_loss_falls_and_the_frozen_tower_stays(settings: Settings) -> None:
     assert settings.tracking.record is not None
     record = read_record(settings.tracking.record)
     assert record.series("tuned_on") == [(0, 7.0)] and record.status == "FINISHED"
-
-
-class SignalAt(TrainerCallback):
-    """Sends SIGTERM to this process in the middle of a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("variant", ["full", "lora", "vision"])

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import SELECTOR_FRAMES, Job, SignalAt, answerer_settings, selector_settings  # noqa: F401 (fixtures)
+from test_resume import SELECTOR_FRAMES, Job, answerer_settings, selector_settings  # noqa: F401 (fixtures)
 from transformers import TrainerCallback
 
 from small_answerer import MemoryCache
 from small_selector import ITEMS
+from small_stage import SignalAt
 from viarl.items import write_records
 from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm

@@ -47,8 +47,7 @@ def attention_for(attention: str, dtype: str, device: torch.device) -> str:
 
 def joined_features(output: BaseModelOutputWithPooling) -> list[torch.Tensor]:
     """Return each video's features of a tower's output as one tensor (see the module)."""
-    deep = getattr(output, "deepstack_features", None)
-    if deep is None:
+    if (deep := getattr(output, "deepstack_features", None)) is None:
         return list(output.pooler_output)
     return [torch.stack(parts, 1) for parts in zip(output.pooler_output, *deep, strict=True)]
 

@@ -60,8 +60,7 @@ def find(model: str | Path) -> Source:
     if (folder / "config.json").exists():
         sizes = read_json(folder / SIZES) if (folder / SIZES).exists() else {}
         for name, size in sizes.items():
-            found = (folder / name).stat().st_size if (folder / name).exists() else 0
-            if found != size:
+            if (found := (folder / name).stat().st_size if (folder / name).exists() else 0) != size:
                 fault = f"is damaged ({name} has {found} bytes, not {size})"
                 raise ValueError(f"the checkpoint folder {folder} {fault}; {_again(folder)}")
         if missing := missing_shards(folder):

@@ -23,10 +23,7 @@ _DIGITS = 32  # hexadecimal digits of a request's hash that are kept
 
 
 class ReplyCache:
-    """The replies of one answerer; `identity` is all that a reply depends on besides its request.
-
-    `folder` holds all answerers' replies.
-    """
+    """The replies of one answerer; `identity` is all that a reply depends on besides its request."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self.folder = folder / sha256_json(identity)[:16]

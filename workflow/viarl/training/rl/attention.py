@@ -67,10 +67,8 @@ def shared_prefix_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend as the layout says; query (B, H, S, D), key and value (B, H_kv, S, D) -> (B, S, H, D)."""
     if shared_prefix is None:
-        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **arguments
-        )
-        return result
+        arguments["scaling"] = scaling
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
     layout, prompt = shared_prefix, shared_prefix.prompt
     repeats = query.shape[1] // key.shape[1]
     of_prompt = scaled_dot_product_attention(

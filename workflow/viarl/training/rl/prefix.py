@@ -166,8 +166,7 @@ def _normaliser(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor,
 
 def _gather(logits: torch.Tensor, groups: Sequence[Group], temperature: float) -> LogProbs:
     """Read each completion token's log-probability from the logits of the token before it, (B, K, V) -> (N, T)."""
-    rows, kept, vocabulary = logits.shape
-    device = logits.device
+    (rows, kept, vocabulary), device = logits.shape, logits.device
     places = []  # row of the flat logits; 0 of a group is its prompt's last
     for row, group in enumerate(groups):
         start = row * kept

@@ -39,6 +39,6 @@ class StepLog:
         pairs = zip(names, self.sum_over_processes(totals).tolist(), strict=True)
         means = {name: total / count for name, (total, count) in pairs if count}
         self._seconds[rest] = max(0.0, whole - sum(self._seconds.values()))
-        means |= {f"seconds/{name}": value for name, value in self._seconds.items()}
+        seconds = {f"seconds/{name}": value for name, value in self._seconds.items()}
         self._sums, self._seconds = {}, {}
-        return means
+        return means | seconds
