@@ -72,9 +72,8 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
     cache, items = _needle(folder, videos, questions)
     vlm = build_vlm(stand_in_tokenizer(FRAMES.candidates), Size())
     vlm.model.eval()
-    requests = [
-        Request(choice.item, choice.indices) for choice in choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
-    ]
+    chosen = choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
+    requests = [Request(choice.item, choice.indices) for choice in chosen]
     sample = requests[:: max(1, len(requests) // single)][:single]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -99,12 +98,6 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
         "requests": len(requests),
         "different_requests": asked,
         "same_replies": sum(same) / len(same),
-        "videos": videos,
-        "questions_per_video": questions,
-        "selectors": list(SELECTORS),
-        "selected": SELECTED,
-        "batch_size": BATCH,
-        "new_tokens": NEW_TOKENS,
-        "parameters": sum(weight.numel() for weight in vlm.model.parameters()),
-        "threads": 1,
+        **{"videos": videos, "questions_per_video": questions, "selectors": list(SELECTORS), "selected": SELECTED},
+        **{"batch_size": BATCH, "new_tokens": NEW_TOKENS, "parameters": vlm.model.num_parameters(), "threads": 1},
     }

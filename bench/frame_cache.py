@@ -169,10 +169,7 @@ def measure(folder: Path, unique: int = 240, repeats: int = 15, rounds: int = 3)
         "authors_step_cpu_s": min(decoding) + min(drawing),
         "training_read_cpu_s": min(reading),
         "clip": f"{WIDTH}x{HEIGHT} H.264 at {RATE} frames/s",
-        "clip_s": entry["duration"],
-        "clip_mb": video.size / 1e6,
+        **{"clip_s": entry["duration"], "clip_mb": video.size / 1e6},
         "cache_mb": (frames / entry["file"]).stat().st_size / 1e6,
-        "frames": entry["n"],
-        "selected": SELECTED,
-        "threads": 1,
+        **{"frames": entry["n"], "selected": SELECTED, "threads": 1},
     }

@@ -15,19 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.parsed import (
-    MALFORMED,
-    MISSING,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    file_name,
-    label,
-    seconds,
-    text,
-    texts,
-)
+from viarl.datasets.parsed import MALFORMED, MISSING, Notes, Parsed, Unusable, file_name, label, seconds, text, texts
 from viarl.faults import shown
 from viarl.items import Item, safe_id
 
@@ -64,7 +52,7 @@ def evidence_of(reference: Any, notes: Notes) -> tuple[tuple[float, float], ...]
     return ((float(start_s), float(end_s)),)
 
 
-def _item(record: Record, asked: Any, notes: Notes) -> tuple[Item, str]:
+def _item(record: dict[str, Any], asked: Any, notes: Notes) -> tuple[Item, str]:
     if not isinstance(asked, dict):
         raise Unusable(MALFORMED, f"qa: {shown(asked)} is no question")
     key = file_name(record, "key")

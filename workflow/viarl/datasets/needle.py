@@ -37,10 +37,7 @@ _USUAL_QUALITY = (20, 26)
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape in view in frames first..last. Centre x, y at `first`, drift and size in pixels.
-
-    A card is a square with a white shape; a distractor is itself a ball, ring or bar.
-    """
+    """A coloured shape in view in frames first..last. Centre x, y at `first`, drift and size in pixels."""
 
     colour: str
     shape: str

@@ -8,13 +8,13 @@ pickled, so that a decoder led astray can send no code; one that hangs or crashe
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import IO, Any
 
 import av
@@ -22,8 +22,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 import viarl
-from viarl.video.container import Reading, T, Transform, describe, make_reading, open_video, read_timeline, to_rgb
-from viarl.video.format import VideoError, sample_indices
+from viarl.video.container import Reading, T, Transform, make_reading, open_video, read_timeline, to_rgb
+from viarl.video.format import VideoError, describe, sample_indices
 
 
 def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
@@ -129,16 +129,10 @@ def read_in_child(method: str, path: Path, candidates: int, transform: Transform
         raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
     root = str(Path(viarl.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path)]
+    command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path), str(candidates)]
     stopped = threading.Event()
     with tempfile.TemporaryFile() as messages:  # a file, as nobody reads it before the child has ended
-        child = subprocess.Popen(
-            [*command, str(candidates)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            env=environment,
-        )
+        child = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=messages, env=environment)
         assert child.stdout is not None
 
         def stop() -> None:
