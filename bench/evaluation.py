@@ -1,13 +1,9 @@
 """What the evaluation's answering path gains over asking one question at a time.
 
 Workload: generated needle videos with several questions each, shown with the frames of uniform, five random and oracle
-selection, as an evaluation does; an untrained answerer of the stand-ins' size. Both ways read the same frame cache and
-are timed in turn on one thread:
-
-- ours: `viarl.answer.answerer.Answerer`: batches, each frame decoded and encoded once, equal requests asked once;
-- one at a time: decode the frames, run the vision tower, generate with batch 1, as the authors' scripts do.
-
-The replies of both are compared: the gain counts only if they are the same.
+selection; an untrained answerer of the stand-ins' size. Timed in turn on one thread, with the same frame cache: our
+`Answerer` (batches, each frame decoded and encoded once, equal requests asked once), and decoding, vision tower and
+generation with batch 1, as the authors' scripts do. The gain counts only if the replies of both are the same.
 """
 
 import time

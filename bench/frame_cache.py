@@ -4,9 +4,8 @@ The clip is generated, with the shape of what the authors train on: 2 minutes of
 4 s, an out-of-focus background under a moving camera, sharper moving objects, fresh sensor noise; x264 at its defaults
 makes 1 Mbit/s of it. The saving depends on the content: only frames that nothing refers to can be skipped.
 
-Measured is CPU time of this process (user + system), every decoder at one thread, both ways in turn on the same file:
-cache building (decode, resize, JPEG, hash, write) against decord's get_batch and Pillow; a training read (all selector
-frames with numbers, 8 random answerer frames) against what the authors' trainer does for the same video at every step.
+Measured is CPU time of this process, every decoder at one thread, in turn on the same file: cache building against
+decord's get_batch and Pillow; a training read against what the authors' trainer does for the same video at every step.
 """
 
 import shutil

@@ -176,10 +176,7 @@ def _compare(trainer: Any, inputs: dict[str, Any], processor: Any, images: list[
 
 
 def _peak_mb() -> float:
-    """Return the most memory this process ever held, above what it held after its imports.
-
-    From /proc rather than getrusage, whose peak includes the parent's at the time of the fork.
-    """
+    # above the memory after the imports; getrusage's peak would include the parent's at the time of the fork
     return (_status_kb("VmHWM") - BASELINE_KB) / 1024
 
 

@@ -9,8 +9,6 @@ Columns (CSV, with a header) or fields (JSONL):
     id        a name of the question; made from video and row where it is missing
     task      a category; accuracies are also given by task
     evidence  JSONL: [[start, end], …]; CSV: "12-14.5; 20-22", seconds
-
-Every fault of the file is found before anything is written, one line each: file, row, field, remedy.
 """
 
 import csv
@@ -200,8 +198,7 @@ def _fault_of(columns: Sequence[str], hint: str = "") -> str:
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is None:
+    if (value := fields.get(name)) is None:
         return ""
     if not isinstance(value, str):
         raise _Fault(f"{name}: {shown(value)} is no text; put it in quotes")
@@ -212,8 +209,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 def _video_path(home: Path, fields: dict[str, Any]) -> Path:
     """Return the file of a row's video, links followed; `home` is the folder of the videos, links followed."""
-    name = _text(fields, "video")
-    if not name:
+    if not (name := _text(fields, "video")):
         raise _Fault("video: empty; give the file's name")
     called = shown(name)
     if any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -239,8 +235,7 @@ def _video_path(home: Path, fields: dict[str, Any]) -> Path:
 
 
 def _item(number: str, fields: dict[str, Any], video: str, labelled: bool) -> Item:
-    question = _text(fields, "question")
-    if not question:
+    if not (question := _text(fields, "question")):
         raise _Fault("question: empty; write the question, or remove the row")
     options = _options(fields)
     answer = _answer(_text(fields, "answer"), options)

@@ -6,8 +6,7 @@ letter), question_type (a list: several of the six abilities) and time_reference
 59, or "H:MM:SS-H:MM:SS". The videos are one zip in fourteen parts, all_videos_split.zip.001..014 (AIWinter/LVBench), of
 all_videos/<key>.mp4.
 
-Item.evidence is the time_reference. About 15 are "None" or end before they begin: the evidence is unknown there too, as
-putting the times in order would at times make most of the video evidence. The items are kept and noted.
+Item.evidence is the time_reference; about 15 are "None" or end before they begin: kept, noted, without evidence.
 """
 
 import re

@@ -4,8 +4,7 @@ MLVU/json/<number>_<task>.json lists records of video, duration (seconds), quest
 candidate's text) and question_type; the two generation tasks, subPlot and summary, have no candidates. The videos lie
 as files in MLVU/video/<stem of the json>/; the same name in two of those folders is not the same video.
 
-Of the 2,175, 2,165 are usable: on needle_4 and needle_5 an answer is not among the candidates, in five items the right
-candidate comes twice, in three it is empty. In ten more only wrong ones repeat: kept, as every harness does.
+Of the 2,175, 2,165 are usable: in two the answer is no candidate, in five it comes twice, in three it is empty.
 """
 
 from pathlib import Path, PurePosixPath

@@ -18,18 +18,11 @@ RGB = {
 }  # fmt: skip
 _SUPERSAMPLING = 4
 _GRID = np.arange(FRAME_PIXELS, dtype=np.float32)
-
-
-def _star() -> list[tuple[float, float]]:
-    angles = -np.pi / 2 + np.pi / 5 * np.arange(10)
-    radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
-    return [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip(radii, angles, strict=True)]
-
-
+_CORNERS = -np.pi / 2 + np.pi / 5 * np.arange(10)  # of a star, in radians
 _POLYGONS = {
     "square": [(-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)],
     "triangle": [(0.0, -0.95), (0.92, 0.7), (-0.92, 0.7)],
-    "star": _star(),
+    "star": [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip([1.0, 0.42] * 5, _CORNERS, strict=True)],
     "cross": [
         (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
         (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),

@@ -23,10 +23,7 @@ ARCHIVES = llava_video.ARCHIVES
 
 
 def parse(files: dict[str, Path]) -> Parsed:
-    """Return the questions, each once: Item.groups names every drawing that holds it, "part=rl_random_8k".
-
-    Errors: `viarl.datasets.parsed.records`.
-    """
+    """Return the questions, each once: Item.groups names every drawing that holds it, "part=rl_random_8k"."""
     found = Parsed("viarl_data")
     seen: dict[tuple[str, str, tuple[str, ...]], str] = {}  # the ids by video, question and options
     for where, name, number, record in found.read(files):

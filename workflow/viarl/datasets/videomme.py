@@ -19,10 +19,7 @@ SUBTITLES = ("subtitle.zip",)
 
 
 def parse(files: dict[str, Path], subtitles: bool = False) -> Parsed:
-    """Return the questions; with `subtitles`, Item.subtitles names "subtitles/<video id>.srt" for every video.
-
-    Which subtitles exist is only known from the archive: see `with_subtitles`. Errors: `records`.
-    """
+    """Return the questions; with `subtitles`, Item.subtitles names "subtitles/<video id>.srt" for every video."""
     found = Parsed("videomme")
     for where, _, _, record in found.read(files):
         item = found.add(name_of(record.get("question_id"), where), _item, record)

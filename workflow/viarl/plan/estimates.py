@@ -1,9 +1,7 @@
 """What each stage will need: GPU memory, time and disk, estimated from the configuration before anything runs.
 
-Sums over the formulas of viarl.plan.formulas. Memory is that of one process (one GPU) at its fullest moment, without
-what CUDA and fragmentation take (allow a tenth); it was 0.7 to 1 of peaks measured on a CPU
-(tests/unit/plan/test_plan.py). Time is that of the longest job, every completion counted at its longest; it holds as
-well as `plan.utilisation` does.
+Memory is that of one process (one GPU) at its fullest moment, without what CUDA and fragmentation take (allow a tenth);
+it was 0.7 to 1 of peaks measured on a CPU. Time is that of the longest job, every completion counted at its longest.
 """
 
 import math
@@ -46,10 +44,7 @@ class Estimate:
 
 
 class Plan:
-    """Estimates of all stages of a configuration. `sizes` has "local" too where answers on own videos may be asked for.
-
-    `training_set` is the name of the set that is trained on.
-    """
+    """Estimates of all stages. `sizes` has "local" too where answers on own videos may be asked for."""
 
     def __init__(
         self, config: Mapping[str, Any], selector: Shape, answerer: Shape, sizes: Sizes, training_set: str
@@ -185,11 +180,7 @@ class Plan:
         return float(size * self.video_tokens * self.selector.hidden)
 
     def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
-        """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
-
-        Trainer runs all but the last under Accelerate's no_sync, and FSDP2 reduces no gradient there
-        (set_requires_gradient_sync); ZeRO-3 does after each.
-        """
+        """Return `static_memory`; with FSDP (not ZeRO-3) gradients are whole until the last micro-batch."""
         memory = cost.static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
         if self.fsdp and accumulating:
             memory["gradients"] *= self.shards

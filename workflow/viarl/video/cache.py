@@ -34,8 +34,7 @@ from viarl.video.settings import CacheSettings
 class FrameCache:
     """Read access to the cached frames of one or more shards; safe to share between processes (nothing stays open).
 
-    `number`: how numbers are drawn on the selector's frames; None draws none. Errors: ValueError for a manifest that is
-    damaged, names a file outside its folder, or contradicts another one.
+    `number`: how numbers are drawn on selector frames, if at all. ValueError for a damaged or contradictory manifest.
     """
 
     def __init__(self, manifests: Sequence[Path], number: NumberStyle | None = None) -> None:

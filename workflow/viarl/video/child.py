@@ -1,8 +1,7 @@
 """Decoding a whole video in a child process that can be killed: the fallback of `reader`, and the home of decord.
 
-The child gets method, path and number of frames as arguments and answers on standard output with lines of JSON: for
-each frame its shape, followed by its pixels, and at the end the rest of the reading, or why there is none. Nothing is
-pickled, so that a decoder led astray can send no code; one that hangs or crashes becomes a `VideoError` of one video.
+The child answers on standard output with lines of JSON: for each frame its shape, followed by its pixels, and at the
+end the rest of the reading, or why there is none. Nothing is pickled, so that a decoder led astray can send no code.
 """
 
 import importlib.util
@@ -121,10 +120,7 @@ def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
 
 
 def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
-    """Run one of `METHODS` in a child process, killed after `timeout_s` seconds.
-
-    Errors: VideoError (the child's reason, its death, the time-out); ValueError where decord is not installed.
-    """
+    """Run one of `METHODS` in a child process, killed after `timeout_s`: VideoError; ValueError: no decord."""
     if method == "decord" and importlib.util.find_spec("decord") is None:
         raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
     root = str(Path(viarl.__file__).parent.parent)

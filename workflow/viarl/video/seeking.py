@@ -85,10 +85,7 @@ def _decode_group(
 
 
 def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadline: float) -> Reading[T]:
-    """Read the candidate frames with seeks, each (H, W, 3) uint8 frame transformed.
-
-    Errors: VideoError for a file that cannot be used; SeekingFailed where decoding in order may still get it right.
-    """
+    """Read the candidate frames with seeks, each transformed. Errors: VideoError; SeekingFailed: try in order."""
     container, stream = open_video(path)
     with container:
         timeline = read_timeline(container, stream, deadline)

@@ -63,9 +63,8 @@ def _state(source: Path) -> tuple[str, str]:
 def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: float) -> dict[str, Any]:
     """Cache one video below `folder`, unless its file is there already, and return its entry in the manifest.
 
-    The source as it is now counts: a cache file is kept if it was made from a file of this size and time, or else of
-    this content, so that a video that was merely touched or copied is not decoded again. The entry holds the hash of
-    that content, whatever videos.jsonl states. Errors: VideoError.
+    The source as it is now counts, whatever videos.jsonl states: a cache file is kept if it was made from a file of
+    this size and time, or otherwise of this content. Errors: VideoError.
     """
     source, path = Path(video.path), folder / "videos" / f"{check_id(video.id, 'frame cache')}.safetensors"
     check_there(source)
