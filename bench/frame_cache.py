@@ -80,8 +80,7 @@ def scene(frames: int, seed: int) -> Iterator[np.ndarray]:
             else:
                 frame[y // 2 : y // 2 + len(picture), x // 2 : x // 2 + len(picture)] = picture
         start = int(rng.integers(len(grain) - size))
-        noise = grain[start : start + size].reshape(frame.shape)
-        yield np.clip(frame + noise, 0, 255).astype(np.uint8)
+        yield np.clip(frame + grain[start : start + size].reshape(frame.shape), 0, 255).astype(np.uint8)
 
 
 def make_clip(path: Path, unique: int, repeats: int, seed: int = 0) -> None:

@@ -30,8 +30,7 @@ def _item(record: Record, folder: str, number: int, notes: Notes) -> tuple[Item,
     if task in ("subPlot", "summary"):
         raise Unusable("generation task", task)
     video = f"{folder}/{file_name(record, 'video')}"
-    options = options_of(record, "candidates")
-    question = text(record, "question")
+    options, question = options_of(record, "candidates"), text(record, "question")
     answer = letter_of_text(text(record, "answer", empty=True), options)
     duration, id = seconds(record, "duration", notes), safe_id(f"{folder}-{number}")
     return Item(id, safe_id(video), question, options, answer, task, duration), f"MLVU/video/{video}"
