@@ -1,13 +1,9 @@
 """What the evaluation's answering path gains over asking one question at a time.
 
 Workload: generated needle videos with several questions each, shown with the frames of uniform, five random and oracle
-selection, as an evaluation does; an untrained answerer of the stand-ins' size. Both ways read the same frame cache and
-are timed in turn on one thread:
-
-- ours: `viarl.answer.answerer.Answerer`: batches, each frame decoded and encoded once, equal requests asked once;
-- one at a time: decode the frames, run the vision tower, generate with batch 1, as the authors' scripts do.
-
-The replies of both are compared: the gain counts only if they are the same.
+selection; an untrained answerer of the stand-ins' size. Timed in turn on one thread, with the same frame cache: our
+`Answerer` (batches, each frame decoded and encoded once, equal requests asked once), and decoding, vision tower and
+generation with batch 1, as the authors' scripts do. The gain counts only if the replies of both are the same.
 """
 
 import time
@@ -72,9 +68,8 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
     cache, items = _needle(folder, videos, questions)
     vlm = build_vlm(stand_in_tokenizer(FRAMES.candidates), Size())
     vlm.model.eval()
-    requests = [
-        Request(choice.item, choice.indices) for choice in choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
-    ]
+    chosen = choose(items, Sources(cache, {}), SELECTORS, SELECTED, DRAWS)
+    requests = [Request(choice.item, choice.indices) for choice in chosen]
     sample = requests[:: max(1, len(requests) // single)][:single]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -99,12 +94,6 @@ def measure(folder: Path, videos: int = 24, questions: int = 4, single: int = 64
         "requests": len(requests),
         "different_requests": asked,
         "same_replies": sum(same) / len(same),
-        "videos": videos,
-        "questions_per_video": questions,
-        "selectors": list(SELECTORS),
-        "selected": SELECTED,
-        "batch_size": BATCH,
-        "new_tokens": NEW_TOKENS,
-        "parameters": sum(weight.numel() for weight in vlm.model.parameters()),
-        "threads": 1,
+        **{"videos": videos, "questions_per_video": questions, "selectors": list(SELECTORS), "selected": SELECTED},
+        **{"batch_size": BATCH, "new_tokens": NEW_TOKENS, "parameters": vlm.model.num_parameters(), "threads": 1},
     }

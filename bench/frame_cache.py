@@ -4,9 +4,8 @@ The clip is generated, with the shape of what the authors train on: 2 minutes of
 4 s, an out-of-focus background under a moving camera, sharper moving objects, fresh sensor noise; x264 at its defaults
 makes 1 Mbit/s of it. The saving depends on the content: only frames that nothing refers to can be skipped.
 
-Measured is CPU time of this process (user + system), every decoder at one thread, both ways in turn on the same file:
-cache building (decode, resize, JPEG, hash, write) against decord's get_batch and Pillow; a training read (all selector
-frames with numbers, 8 random answerer frames) against what the authors' trainer does for the same video at every step.
+Measured is CPU time of this process, every decoder at one thread, in turn on the same file: cache building against
+decord's get_batch and Pillow; a training read against what the authors' trainer does for the same video at every step.
 """
 
 import shutil
@@ -81,8 +80,7 @@ def scene(frames: int, seed: int) -> Iterator[np.ndarray]:
             else:
                 frame[y // 2 : y // 2 + len(picture), x // 2 : x // 2 + len(picture)] = picture
         start = int(rng.integers(len(grain) - size))
-        noise = grain[start : start + size].reshape(frame.shape)
-        yield np.clip(frame + noise, 0, 255).astype(np.uint8)
+        yield np.clip(frame + grain[start : start + size].reshape(frame.shape), 0, 255).astype(np.uint8)
 
 
 def make_clip(path: Path, unique: int, repeats: int, seed: int = 0) -> None:
@@ -169,10 +167,7 @@ def measure(folder: Path, unique: int = 240, repeats: int = 15, rounds: int = 3)
         "authors_step_cpu_s": min(decoding) + min(drawing),
         "training_read_cpu_s": min(reading),
         "clip": f"{WIDTH}x{HEIGHT} H.264 at {RATE} frames/s",
-        "clip_s": entry["duration"],
-        "clip_mb": video.size / 1e6,
+        **{"clip_s": entry["duration"], "clip_mb": video.size / 1e6},
         "cache_mb": (frames / entry["file"]).stat().st_size / 1e6,
-        "frames": entry["n"],
-        "selected": SELECTED,
-        "threads": 1,
+        **{"frames": entry["n"], "selected": SELECTED, "threads": 1},
     }

@@ -111,9 +111,8 @@ def _alternating_reward(completions: list[Any], **_: Any) -> list[float]:
 
 def _ours(folder: Path) -> dict[str, Any]:
     model, processor, images = _parts()
-    training = Training(
-        algorithm="reinforce++", steps=STEPS, prompts_per_step=1, group_size=GROUP_SIZE, learning_rate=1e-6
-    )
+    how: dict[str, Any] = {"algorithm": "reinforce++", "prompts_per_step": 1, "learning_rate": 1e-6}
+    training = Training(steps=STEPS, group_size=GROUP_SIZE, **how)
     # every length earns the length part by turns of the answer alone: rewards need not differ for the work to be done
     task = SelectorTask(training, 4, NEW_TOKENS, (1, NEW_TOKENS), dict.fromkeys(PARTS, 1.0))
     clock = _Clock()
@@ -132,25 +131,16 @@ def _stock(folder: Path) -> dict[str, Any]:
     model = type(model).from_pretrained(folder / "model")
     model.model.visual.requires_grad_(False)
     clock = _Clock()
+    sizes: dict[str, Any] = {"num_generations": GROUP_SIZE, "max_completion_length": NEW_TOKENS, "max_steps": STEPS}
+    sizes["per_device_train_batch_size"] = GROUP_SIZE
+    how: dict[str, Any] = {"beta": 1e-3, "learning_rate": 1e-6, "gradient_checkpointing": False, "bf16": False}
+    # TRL suppresses the image token only; a sampled video token could not be compared
+    how["generation_kwargs"] = {"suppress_tokens": [processor.image_token_id, processor.video_token_id]}
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=[_alternating_reward],
         args=GRPOConfig(
-            output_dir=str(folder),
-            per_device_train_batch_size=GROUP_SIZE,
-            num_generations=GROUP_SIZE,
-            max_completion_length=NEW_TOKENS,
-            max_steps=STEPS,
-            # TRL suppresses the image token only; a sampled video token could not be compared
-            generation_kwargs={"suppress_tokens": [processor.image_token_id, processor.video_token_id]},
-            beta=1e-3,
-            learning_rate=1e-6,
-            gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
+            str(folder), **sizes, **how, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True
         ),
         train_dataset=Dataset.from_list([{"prompt": _messages(), "images": images}] * STEPS),
         processing_class=processor,
@@ -180,17 +170,13 @@ def _compare(trainer: Any, inputs: dict[str, Any], processor: Any, images: list[
     ratio = torch.exp(log_probs - log_probs.detach())
     (-(ratio * inputs["advantages"][:, None]).sum() / inputs["num_items_in_batch"]).backward()
     largest = max(float(gradient.abs().max()) for gradient in theirs.values())
-    worst = max(
-        float((weight.grad - theirs[name]).abs().max()) for name, weight in model.named_parameters() if name in theirs
-    )
+    weights = dict(model.named_parameters())
+    worst = max(float((weights[name].grad - gradient).abs().max()) for name, gradient in theirs.items())
     return {"gradient_difference": worst / largest, "largest_gradient": largest}
 
 
 def _peak_mb() -> float:
-    """Return the most memory this process ever held, above what it held after its imports.
-
-    From /proc rather than getrusage, whose peak includes the parent's at the time of the fork.
-    """
+    # above the memory after the imports; getrusage's peak would include the parent's at the time of the fork
     return (_status_kb("VmHWM") - BASELINE_KB) / 1024
 
 
@@ -212,20 +198,14 @@ def _child(which: str, folder: Path) -> dict[str, Any]:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Return speedup, memory_ratio (ours / TRL's peak) and how far gradients differ, with what explains them.
-
-    Errors: RuntimeError with a child's last words if it fails.
-    """
+    """Return speedup, memory_ratio (ours / TRL's peak) and how far gradients differ, with what explains them."""
     ours, stock = _child("ours", folder), _child("stock", folder)
     return {
         "speedup": round(stock["cpu_s"] / ours["cpu_s"], 2),
         "memory_ratio": round(ours["peak_mb"] / stock["peak_mb"], 3),
         "gradient_difference": stock["gradient_difference"],
-        "prompt_tokens": stock["prompt_tokens"],
-        "new_tokens": NEW_TOKENS,
-        "group_size": GROUP_SIZE,
-        "ours": ours,
-        "trl": stock,
+        **{"prompt_tokens": stock["prompt_tokens"], "new_tokens": NEW_TOKENS, "group_size": GROUP_SIZE},
+        **{"ours": ours, "trl": stock},
     }
 
 

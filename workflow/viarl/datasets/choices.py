@@ -24,10 +24,7 @@ def options_of(record: Record, name: str) -> tuple[str, ...]:
 
 
 def without_letters(options: Sequence[str]) -> tuple[str, ...]:
-    """Remove "A. ", "(A) ", "A) " or "A: " where most options begin with their own letter, or else leave them.
-
-    So an option "A. Smith" keeps its name where the options have no letters.
-    """
+    """Remove "A. ", "(A) ", "A) " or "A: " where most options begin with their own letter, or else leave them."""
     found = [_LETTERED.fullmatch(option) for option in options]
     own = [match is not None and (match[1] or match[2]) == at for match, at in zip(found, LETTERS, strict=False)]
     if 2 * sum(own) <= len(options):

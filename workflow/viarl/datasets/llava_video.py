@@ -60,8 +60,7 @@ def video_of(record: Record) -> tuple[str, str]:
 
 def _pairs(record: Record) -> Iterable[tuple[Any, Any]]:
     """Return the turns that ask with those that answer; one that is missing is None."""
-    turns = record.get("conversations")
-    if turns is None:
+    if (turns := record.get("conversations")) is None:
         raise Unusable(MISSING, "conversations")
     if not isinstance(turns, list) or not turns:
         raise Unusable(MALFORMED, f"conversations: {shown(turns)} is no list of turns")

@@ -9,8 +9,6 @@ Columns (CSV, with a header) or fields (JSONL):
     id        a name of the question; made from video and row where it is missing
     task      a category; accuracies are also given by task
     evidence  JSONL: [[start, end], …]; CSV: "12-14.5; 20-22", seconds
-
-Every fault of the file is found before anything is written, one line each: file, row, field, remedy.
 """
 
 import csv
@@ -31,8 +29,6 @@ from viarl.items import LETTERS, Item, Video, safe_id, shard_of
 from viarl.progress import Progress
 
 FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
-SOURCE = "local"
-
 
 Row = tuple[str, dict[str, Any]]  # where it stands in the file, and its fields
 
@@ -99,9 +95,8 @@ def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[
 def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
     """Return the files of those videos asked about that belong to a shard (`viarl.items.shard_of`), sorted by id.
 
-    Of all the questions, as the training and validation part are not known before the import. For the workflow, which
-    asks before anything is checked and once for every job: what cannot be read is left out, as `import_questions`
-    reports it, and the file is read once.
+    For the workflow, which asks before anything is checked and once for every job: what cannot be read is left out, as
+    `import_questions` reports it, and the file is read once.
     """
     try:
         states = tuple(path.stat().st_mtime_ns for path in (folder, questions))
@@ -132,8 +127,7 @@ def split_videos(videos: Sequence[Video], validation_share: float, seed: int) ->
     """Return the ids of the training and of the validation videos.
 
     Videos of equal content count as one, so that none is on both sides under two names. The split depends on the seed
-    and the contents alone. A share above 0 gives each side at least one video.
-
+    and the contents only. A share above 0 gives each side at least one video.
     Errors: ValueError if there are not enough different videos, or the share is not in [0, 1).
     """
     if not 0 <= validation_share < 1:
@@ -166,7 +160,8 @@ def _csv_rows(path: Path, faults: list[str]) -> Iterator[Row]:
         reader.fieldnames = columns
         if not any(columns):
             raise ValueError(f"{path}: empty; the first row names the columns: {', '.join(FIELDS)}")
-        _check_columns(columns, f"{path} row 1", f"; columns are separated by {name}")
+        if fault := _fault_of(columns, f"; columns are separated by {name}"):
+            raise ValueError(f"{path} row 1: {fault}")
         for record in reader:
             where = f"{path} row {reader.line_num}"
             if None in record or None in record.values():
@@ -185,29 +180,25 @@ def _json_rows(path: Path, faults: list[str]) -> Iterator[Row]:
         where = f"{path} row {number}"
         try:
             record = json_object(line)
+            if fault := _fault_of([*record]):
+                raise ValueError(fault)
         except ValueError as error:
             faults.append(f"{where}: {error}")
-            continue
-        try:
-            _check_columns([*record], where, "")
-        except ValueError as error:
-            faults.append(str(error))
-            continue
-        yield where, record
+        else:
+            yield where, record
 
 
-def _check_columns(columns: Sequence[str], where: str, hint: str) -> None:
+def _fault_of(columns: Sequence[str], hint: str = "") -> str:
     if unknown := [name for name in columns if name not in FIELDS]:
-        raise ValueError(f"{where}: unknown fields {shown(unknown)}; known are {list(FIELDS)}{hint}")
+        return f"unknown fields {shown(unknown)}; known are {list(FIELDS)}{hint}"
     if missing := [name for name in ("video", "question") if name not in columns]:
-        raise ValueError(f"{where}: {missing[0]}: the field is missing; add it{hint}")
-    if twice := [name for name in FIELDS if columns.count(name) > 1]:
-        raise ValueError(f"{where}: {twice[0]}: the field comes twice; remove one")
+        return f"{missing[0]}: the field is missing; add it{hint}"
+    twice = [name for name in FIELDS if columns.count(name) > 1]
+    return f"{twice[0]}: the field comes twice; remove one" if twice else ""
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is None:
+    if (value := fields.get(name)) is None:
         return ""
     if not isinstance(value, str):
         raise _Fault(f"{name}: {shown(value)} is no text; put it in quotes")
@@ -218,8 +209,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 def _video_path(home: Path, fields: dict[str, Any]) -> Path:
     """Return the file of a row's video, links followed; `home` is the folder of the videos, links followed."""
-    name = _text(fields, "video")
-    if not name:
+    if not (name := _text(fields, "video")):
         raise _Fault("video: empty; give the file's name")
     called = shown(name)
     if any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -245,8 +235,7 @@ def _video_path(home: Path, fields: dict[str, Any]) -> Path:
 
 
 def _item(number: str, fields: dict[str, Any], video: str, labelled: bool) -> Item:
-    question = _text(fields, "question")
-    if not question:
+    if not (question := _text(fields, "question")):
         raise _Fault("question: empty; write the question, or remove the row")
     options = _options(fields)
     answer = _answer(_text(fields, "answer"), options)
@@ -255,7 +244,7 @@ def _item(number: str, fields: dict[str, Any], video: str, labelled: bool) -> It
         raise _Fault(f"{lacking}: empty, but training needs options and answer; add them, or remove the row")
     name = safe_id(_text(fields, "id") or f"{video}-{number}")
     evidence = _evidence(fields.get("evidence"))
-    return Item(name, video, question, options, answer, _text(fields, "task"), evidence=evidence, source=SOURCE)
+    return Item(name, video, question, options, answer, _text(fields, "task"), evidence=evidence, source="local")
 
 
 def _options(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -6,8 +6,7 @@ letter), question_type (a list: several of the six abilities) and time_reference
 59, or "H:MM:SS-H:MM:SS". The videos are one zip in fourteen parts, all_videos_split.zip.001..014 (AIWinter/LVBench), of
 all_videos/<key>.mp4.
 
-Item.evidence is the time_reference. About 15 are "None" or end before they begin: the evidence is unknown there too, as
-putting the times in order would at times make most of the video evidence. The items are kept and noted.
+Item.evidence is the time_reference; about 15 are "None" or end before they begin: kept, noted, without evidence.
 """
 
 import re
@@ -15,19 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from viarl.datasets.choices import letter_of, split_question
-from viarl.datasets.parsed import (
-    MALFORMED,
-    MISSING,
-    Notes,
-    Parsed,
-    Record,
-    Unusable,
-    file_name,
-    label,
-    seconds,
-    text,
-    texts,
-)
+from viarl.datasets.parsed import MALFORMED, MISSING, Notes, Parsed, Unusable, file_name, label, seconds, text, texts
 from viarl.faults import shown
 from viarl.items import Item, safe_id
 
@@ -64,7 +51,7 @@ def evidence_of(reference: Any, notes: Notes) -> tuple[tuple[float, float], ...]
     return ((float(start_s), float(end_s)),)
 
 
-def _item(record: Record, asked: Any, notes: Notes) -> tuple[Item, str]:
+def _item(record: dict[str, Any], asked: Any, notes: Notes) -> tuple[Item, str]:
     if not isinstance(asked, dict):
         raise Unusable(MALFORMED, f"qa: {shown(asked)} is no question")
     key = file_name(record, "key")

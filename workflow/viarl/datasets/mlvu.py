@@ -4,8 +4,7 @@ MLVU/json/<number>_<task>.json lists records of video, duration (seconds), quest
 candidate's text) and question_type; the two generation tasks, subPlot and summary, have no candidates. The videos lie
 as files in MLVU/video/<stem of the json>/; the same name in two of those folders is not the same video.
 
-Of the 2,175, 2,165 are usable: on needle_4 and needle_5 an answer is not among the candidates, in five items the right
-candidate comes twice, in three it is empty. In ten more only wrong ones repeat: kept, as every harness does.
+Of the 2,175, 2,165 are usable: in two the answer is no candidate, in five it comes twice, in three it is empty.
 """
 
 from pathlib import Path, PurePosixPath
@@ -31,8 +30,7 @@ def _item(record: Record, folder: str, number: int, notes: Notes) -> tuple[Item,
     if task in ("subPlot", "summary"):
         raise Unusable("generation task", task)
     video = f"{folder}/{file_name(record, 'video')}"
-    options = options_of(record, "candidates")
-    question = text(record, "question")
+    options, question = options_of(record, "candidates"), text(record, "question")
     answer = letter_of_text(text(record, "answer", empty=True), options)
     duration, id = seconds(record, "duration", notes), safe_id(f"{folder}-{number}")
     return Item(id, safe_id(video), question, options, answer, task, duration), f"MLVU/video/{video}"

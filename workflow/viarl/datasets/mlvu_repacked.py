@@ -25,8 +25,7 @@ def parse(files: dict[str, Path]) -> Parsed:
 
 
 def _item(record: Record, number: int, notes: Notes) -> tuple[Item, str]:
-    video = file_name(record, "video_name")
-    task = label(record, "task_type")
+    video, task = file_name(record, "video_name"), label(record, "task_type")
     question = text(record, "question")
     try:
         question, options = split_question(question)  # they stand there also where there is a list of candidates

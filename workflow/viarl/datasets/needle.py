@@ -30,17 +30,12 @@ OPTIONS = 4
 _TASK_CYCLE = ("none", "beginning", "none", "after", "none", "none", "end", "none", "none", "before", "none")
 _LENGTHS = {"shifted": (48, 96, 128)}  # frames; 64 elsewhere
 _BACKGROUNDS = {"shifted": ("rings", "plaid", "rain")}
-_USUAL_BACKGROUNDS = ("gradient", "stripes", "blobs", "checks")
 _QUALITY = {"shifted": (29, 33)}  # x264 constant rate factor, lowest and highest; higher is coarser
-_USUAL_QUALITY = (20, 26)
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape in view in frames first..last. Centre x, y at `first`, drift and size in pixels.
-
-    A card is a square with a white shape; a distractor is itself a ball, ring or bar.
-    """
+    """A coloured shape in view in frames first..last. Centre x, y at `first`, drift and size in pixels."""
 
     colour: str
     shape: str
@@ -143,8 +138,8 @@ def plan(seed: int, stream: str, index: int) -> Scene:
     """Write the script of video `index` of a stream: a split's name or any other (the stand-ins' own pretraining)."""
     rng = generator(seed, stream, index)
     frames = int(rng.choice(_LENGTHS.get(stream, (64,))))
-    background = str(rng.choice(_BACKGROUNDS.get(stream, _USUAL_BACKGROUNDS)))
-    low, high = _QUALITY.get(stream, _USUAL_QUALITY)
+    background = str(rng.choice(_BACKGROUNDS.get(stream, ("gradient", "stripes", "blobs", "checks"))))
+    low, high = _QUALITY.get(stream, (20, 26))
     cards, repeated, marker = _cards(rng, frames)
     texture, quality = int(rng.integers(2**31)), int(rng.integers(low, high + 1))
     distractors = _distractors(rng, frames)

@@ -18,18 +18,11 @@ RGB = {
 }  # fmt: skip
 _SUPERSAMPLING = 4
 _GRID = np.arange(FRAME_PIXELS, dtype=np.float32)
-
-
-def _star() -> list[tuple[float, float]]:
-    angles = -np.pi / 2 + np.pi / 5 * np.arange(10)
-    radii = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
-    return [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip(radii, angles, strict=True)]
-
-
+_CORNERS = -np.pi / 2 + np.pi / 5 * np.arange(10)  # of a star, in radians
 _POLYGONS = {
     "square": [(-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)],
     "triangle": [(0.0, -0.95), (0.92, 0.7), (-0.92, 0.7)],
-    "star": _star(),
+    "star": [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip([1.0, 0.42] * 5, _CORNERS, strict=True)],
     "cross": [
         (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
         (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),
@@ -40,10 +33,9 @@ _POLYGONS = {
 @lru_cache(maxsize=256)
 def shape_mask(shape: str, size: int) -> np.ndarray:
     """Coverage (size, size) float32 in 0..1 of a shape that fills a square of `size` pixels."""
-    large = size * _SUPERSAMPLING
+    large, centre = size * _SUPERSAMPLING, size * _SUPERSAMPLING / 2
     image = Image.new("L", (large, large))
     draw = ImageDraw.Draw(image)
-    centre = large / 2
     if shape in _POLYGONS:
         draw.polygon([(centre + x * centre, centre + y * centre) for x, y in _POLYGONS[shape]], fill=255)
     elif shape in ("circle", "ball", "ring", "moon"):
@@ -162,8 +154,7 @@ def encode(frames: np.ndarray, target: Path | BytesIO, quality: int) -> None:
     with av.open(target if isinstance(target, BytesIO) else str(target), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FRAME_RATE)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
         # x264's macroblock tree rounds differently from run to run (its result depends on memory alignment)
         stream.options = {"crf": str(quality), "preset": "veryfast", "g": "32", "x264-params": "mbtree=0"}
         for frame in frames:

@@ -91,8 +91,7 @@ class Parsed:
         """Keep the item that `build` makes, with its video's member, and return it; None if it was dropped.
 
         `id` names the question in the account. `build` takes what is `given`, and a list to which it adds (reason,
-        detail) for what is odd about an item that is kept all the same; it may raise Unusable. Items are checked as
-        `read_items` will.
+        detail) for what is odd about an item that is kept; it may raise Unusable. Items are checked as by `read_items`.
         """
         notes: Notes = []
         try:
@@ -149,15 +148,11 @@ class Claims:
 
     def of(self, name: str) -> tuple[set[str], set[str]]:
         """Return the ids of the videos that a file of this name may be: by its very name, and by another suffix."""
-        exact: set[str] = set()
-        loose: set[str] = set()
         parts = PurePosixPath(name).parts
-        for start in range(len(parts)):
-            ending = PurePosixPath(*parts[start:])
-            exact |= self._exact.get(str(ending), set())
-            if ending.suffix.lower() in VIDEO_SUFFIXES:
-                loose |= self._loose.get(str(ending.with_suffix("")), set())
-        return exact, loose
+        endings = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+        films = [str(ending.with_suffix("")) for ending in endings if ending.suffix.lower() in VIDEO_SUFFIXES]
+        exact = set[str]().union(*(self._exact.get(str(ending), ()) for ending in endings))
+        return exact, set[str]().union(*(self._loose.get(film, ()) for film in films))
 
 
 def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
@@ -172,10 +167,7 @@ def located(members: dict[str, str], names: Iterable[str]) -> dict[str, str]:
 
 
 def records(files: dict[str, Path]) -> Iterator[tuple[str, int, Record | Unusable]]:
-    """Yield (file in the repository, number from 1, record or why it is none) of JSON, JSON lines and parquet files.
-
-    Errors: ValueError naming file and remedy for a file that is none of the three or holds no record at all.
-    """
+    """Yield (file, number from 1, record or why it is none) of JSON, JSON lines and parquet; or else ValueError."""
     if not files:
         raise ValueError("no annotation file was given; download the data set's annotations first")
     readers = {".json": _json, ".jsonl": _json_lines, ".parquet": _parquet}
@@ -223,8 +215,7 @@ def _parquet(path: Path) -> list[Any]:
 
 def text(record: Record, name: str, empty: bool = False) -> str:
     """Return a field that must be a text, without white space around it; Unusable otherwise, or if it is empty."""
-    value = record.get(name)
-    if value is None:
+    if (value := record.get(name)) is None:
         raise Unusable(MISSING, name)
     if not isinstance(value, str) or not (empty or value.strip()):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no text")
@@ -235,8 +226,7 @@ def text(record: Record, name: str, empty: bool = False) -> str:
 
 def texts(record: Record, name: str) -> list[str]:
     """Return a field that must be a list of texts, without white space around them; Unusable otherwise."""
-    value = record.get(name)
-    if value is None:
+    if (value := record.get(name)) is None:
         raise Unusable(MISSING, name)
     if not isinstance(value, list):
         raise Unusable(MALFORMED, f"{name}: {shown(value)} is no list of texts")

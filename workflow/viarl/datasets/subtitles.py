@@ -29,8 +29,7 @@ def read_srt(path: Path) -> Subtitles:
     """Read an .srt file: UTF-8 with or without a byte order mark, any line ends, with or without numbers.
 
     A block is an interval and the lines after it, up to an empty one. Counted as bad are blocks that end before they
-    begin, without text, or with an interval that cannot be read. Times in seconds. Errors: OSError; bytes that are no
-    UTF-8 are replaced, as a subtitle that is legible but for a letter is better than none.
+    begin, without text, or with an interval that cannot be read. Times in seconds. What is no UTF-8 is replaced.
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").replace("\0", "").splitlines()
     starts = [at for at, line in enumerate(lines) if "-->" in line]
@@ -50,10 +49,7 @@ def read_srt(path: Path) -> Subtitles:
 
 
 def _block(lines: list[str], number: int) -> tuple[list[str], list[str]]:
-    """Return the text after an interval, and what follows on the empty line that ends it.
-
-    `number` is the next block's, which may follow without an empty line; 0 where there is no next one.
-    """
+    """Return the text after an interval, and what follows on its empty line; `number`: the next block's, 0 if none."""
     last = lines[-1].strip() if lines else ""
     if last and number and (last == str(number) or (last.isdigit() and len(lines) > 1 and not lines[-2].strip())):
         lines = lines[:-1]

@@ -23,10 +23,7 @@ ARCHIVES = llava_video.ARCHIVES
 
 
 def parse(files: dict[str, Path]) -> Parsed:
-    """Return the questions, each once: Item.groups names every drawing that holds it, "part=rl_random_8k".
-
-    Errors: `viarl.datasets.parsed.records`.
-    """
+    """Return the questions, each once: Item.groups names every drawing that holds it, "part=rl_random_8k"."""
     found = Parsed("viarl_data")
     seen: dict[tuple[str, str, tuple[str, ...]], str] = {}  # the ids by video, question and options
     for where, name, number, record in found.read(files):
@@ -51,9 +48,7 @@ def _item(record: Record, part: str, number: int, _: Notes) -> tuple[Item, str]:
     video, member = video_of(record)
     question, options = asked_of(text(record, "problem"))
     solution = text(record, "solution")
-    answer = re.fullmatch(r"<answer>\s*(.*?)\s*</answer>", solution, re.DOTALL)
-    if not answer:
+    if not (answer := re.fullmatch(r"<answer>\s*(.*?)\s*</answer>", solution, re.DOTALL)):
         raise Unusable(MALFORMED, f"solution: {shown(solution)} is not <answer>…</answer>")
     letter = letter_of(answer[1], options)
-    name = f"{video}-{part}-{number}"
-    return Item(name, video, question, options, letter, groups=(f"part={part}",)), member
+    return Item(f"{video}-{part}-{number}", video, question, options, letter, groups=(f"part={part}",)), member

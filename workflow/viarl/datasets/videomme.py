@@ -19,10 +19,7 @@ SUBTITLES = ("subtitle.zip",)
 
 
 def parse(files: dict[str, Path], subtitles: bool = False) -> Parsed:
-    """Return the questions; with `subtitles`, Item.subtitles names "subtitles/<video id>.srt" for every video.
-
-    Which subtitles exist is only known from the archive: see `with_subtitles`. Errors: `records`.
-    """
+    """Return the questions; with `subtitles`, Item.subtitles names "subtitles/<video id>.srt" for every video."""
     found = Parsed("videomme")
     for where, _, _, record in found.read(files):
         item = found.add(name_of(record.get("question_id"), where), _item, record)
@@ -38,9 +35,7 @@ def with_subtitles(items: list[Item], videos: Collection[str]) -> list[Item]:
 
 
 def _item(record: Record, _: Notes) -> tuple[Item, str]:
-    video = file_name(record, "videoID")
-    options = options_of(record, "options")
-    task = label(record, "task_type")
+    video, options, task = file_name(record, "videoID"), options_of(record, "options"), label(record, "task_type")
     id, question = safe_id(text(record, "question_id")), text(record, "question")
     answer = letter_of(text(record, "answer"), options)
     groups = (f"duration={label(record, 'duration')}", f"domain={label(record, 'domain')}", f"task={task}")

@@ -1,9 +1,7 @@
 """What each stage will need: GPU memory, time and disk, estimated from the configuration before anything runs.
 
-Sums over the formulas of viarl.plan.formulas. Memory is that of one process (one GPU) at its fullest moment, without
-what CUDA and fragmentation take (allow a tenth); it was 0.7 to 1 of peaks measured on a CPU
-(tests/unit/plan/test_plan.py). Time is that of the longest job, every completion counted at its longest; it holds as
-well as `plan.utilisation` does.
+Memory is that of one process (one GPU) at its fullest moment, without what CUDA and fragmentation take (allow a tenth);
+it was 0.7 to 1 of peaks measured on a CPU. Time is that of the longest job, every completion counted at its longest.
 """
 
 import math
@@ -11,23 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from viarl.plan.formulas import (
-    CHUNK,
-    Gpu,
-    checkpoint_bytes,
-    decode_seconds,
-    fitted,
-    forward_flops,
-    inference,
-    shared_prefix,
-    size_of,
-    static_memory,
-    tower_activations,
-    training_activations,
-    video_bytes,
-    vision_flops,
-    vision_pass,
-)
+from viarl.plan import formulas as cost
 from viarl.plan.shapes import Shape
 from viarl.plan.sizes import Sizes
 
@@ -62,15 +44,12 @@ class Estimate:
 
 
 class Plan:
-    """Estimates of all stages of a configuration. `sizes` has "local" too where answers on own videos may be asked for.
-
-    `training_set` is the name of the set that is trained on.
-    """
+    """Estimates of all stages. `sizes` has "local" too where answers on own videos may be asked for."""
 
     def __init__(
         self, config: Mapping[str, Any], selector: Shape, answerer: Shape, sizes: Sizes, training_set: str
     ) -> None:
-        self.config, self.frames, self.gpu = config, config["frames"], Gpu(**config["plan"])
+        self.config, self.frames, self.gpu = config, config["frames"], cost.Gpu(**config["plan"])
         self.selector, self.answerer, self.training_set = selector, answerer, training_set
         self.sets, self.unknown = sizes.of, sizes.unknown
         self.served = config["answerer"].get("backend") == "endpoint"
@@ -82,7 +61,7 @@ class Plan:
         self.cycles = config["max_cycles"] if config["cycles"] == "auto" else config["cycles"]
         self.tunings = self.cycles if config["answerer"]["tuning"]["steps"] else 0
         self.form = NEEDLE if config["dataset"] == "needle" else FOOTAGE
-        small, large = (fitted(self.form, self.frames[name]) for name in ("selector_pixels", "answerer_pixels"))
+        small, large = (cost.fitted(self.form, self.frames[name]) for name in ("selector_pixels", "answerer_pixels"))
         self.video_tokens, self.patches = selector.grid(self.frames["candidates"], *small)
         self.prompt = self.video_tokens + TEXT_TOKENS[config["selector"]["prompt"]]
         shown, self.shown_patches = answerer.grid(self.frames["selected"], *large)
@@ -127,7 +106,7 @@ class Plan:
         """CPU alone: seconds a video as measured on real footage, shared by the shards."""
         videos = sum(count for count, _ in self._used().values())
         each = DECODE_S.get(self.config["dataset"], 12.0) * self.frames["candidates"] / 128
-        disk = videos * video_bytes(self.frames, self.form)
+        disk = videos * cost.video_bytes(self.frames, self.form)
         return self._every_shard("cache_frames", {}, each * self._shard(), disk)
 
     def score_frames(self) -> Estimate:
@@ -139,8 +118,9 @@ class Plan:
     def _answering(self, requests: float) -> float:
         """Seconds of the answerer for that many different requests."""
         shape, batch, dtype = self.answerer, self.config["answerer"]["batch_size"], self.config["answerer"]["dtype"]
-        flops = forward_flops(shape, self.question, self.question**2 / 2) + vision_flops(shape, self.shown_patches)
-        decode = decode_seconds(self.gpu, shape, batch, self.question, ANSWER_TOKENS, dtype)
+        flops = cost.forward_flops(shape, self.question, self.question**2 / 2)
+        flops += cost.vision_flops(shape, self.shown_patches)
+        decode = cost.decode_seconds(self.gpu, shape, batch, self.question, ANSWER_TOKENS, dtype)
         return self.gpu.compute(requests * flops) + requests / batch * decode
 
     def _by_answerer(self, stage: str, jobs: int, requests: float, batch: int, sets: Iterable[str]) -> Estimate:
@@ -184,8 +164,8 @@ class Plan:
         counts = {name: (self.tunings if name == self.training_set else self.cycles + 1) for name in self._used()}
         sets = self._asked(name for name, count in counts.items() if count)
         completions = max(questions * (1 if name == self.training_set else 2) for name, (_, questions) in sets.items())
-        seconds = self.gpu.compute(completions * forward_flops(shape, self.prompt, self.prompt**2 / 2))
-        seconds += completions / batch * decode_seconds(self.gpu, shape, batch, self.prompt, new, dtype)
+        seconds = self.gpu.compute(completions * cost.forward_flops(shape, self.prompt, self.prompt**2 / 2))
+        seconds += completions / batch * cost.decode_seconds(self.gpu, shape, batch, self.prompt, new, dtype)
         memory = _asking(shape, asked, batch, self.prompt, self.patches)
         jobs, counted = sum(counts.values()), self._counted(sets)
         return Estimate("select_frames", jobs, memory, seconds, self._features(), _host(memory), counted=counted)
@@ -194,18 +174,14 @@ class Plan:
         """Vision features on disk: in the weights' type, and for a full training's float32 weights once more."""
         videos = {name: count for name, (count, _) in self._used().items()}
         asked = self.config["selector"]
-        size = sum(videos.values()) * size_of(asked["dtype"])
+        size = sum(videos.values()) * cost.size_of(asked["dtype"])
         if self.cycles and not asked["lora"]["enabled"] and asked["dtype"] == "bfloat16":
             size += 4 * videos[self.training_set]
         return float(size * self.video_tokens * self.selector.hidden)
 
     def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
-        """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
-
-        Trainer runs all but the last under Accelerate's no_sync, and FSDP2 reduces no gradient there
-        (set_requires_gradient_sync); ZeRO-3 does after each.
-        """
-        memory = static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
+        """Return `static_memory`; with FSDP (not ZeRO-3) gradients are whole until the last micro-batch."""
+        memory = cost.static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
         if self.fsdp and accumulating:
             memory["gradients"] *= self.shards
         return memory
@@ -219,44 +195,44 @@ class Plan:
         groups = max(1, training["prompts_per_step"] // self.processes)  # of one process
         together = training["groups_per_microbatch"] or groups
         rolled = training["groups_per_rollout"] or groups
-        b, row = size_of(dtype), prompt + size * new
+        b, row = cost.size_of(dtype), prompt + size * new
 
         memory = self._static(shape, dtype, rank, vision, together < groups)
         if training["beta"] and not rank:
             memory["reference"] = b * (shape.weights if vision else shape.text) / self.shards
         how = {"dtype": dtype, "checkpointing": training["gradient_checkpointing"]}
-        extra = together * shared_prefix(shape, prompt, new, size, dtype)
-        backward = training_activations(shape, together * row, extra, **how)
+        extra = together * cost.shared_prefix(shape, prompt, new, size, dtype)
+        backward = cost.training_activations(shape, together * row, extra, **how)
         if vision:
-            backward += tower_activations(shape, together * self.patches, **how)
+            backward += cost.tower_activations(shape, together * self.patches, **how)
         logits = together * (size * new + 1) * shape.vocabulary
         wide = b if self.shards > 1 else 4  # Accelerate's autocast returns float32; sharded models cast by themselves
-        backward += 2 * wide * logits + 12 * min(logits, CHUNK)
+        backward += 2 * wide * logits + 12 * min(logits, cost.CHUNK)
         answered = self._answerer_memory(self.config["answerer"]["batch_size"])
         memory["answerer"] = answered.pop("weights", 0.0)
         moments = {
             "activations and logits": backward,
-            "rollout": inference(shape, rolled * size, rolled, prompt, new, dtype),
+            "rollout": cost.inference(shape, rolled * size, rolled, prompt, new, dtype),
             "answers": sum(answered.values()),
-            "vision pass": vision_pass(shape, rolled * self.patches, dtype if rank else "float32"),
+            "vision pass": cost.vision_pass(shape, rolled * self.patches, dtype if rank else "float32"),
         }
         fullest = max(moments, key=lambda name: moments[name])
         memory[fullest] = moments[fullest]
 
         pairs = prompt**2 / 2 + size * new * (prompt + new / 2)
-        forward = forward_flops(shape, row, pairs)
+        forward = cost.forward_flops(shape, row, pairs)
         passes = 3 + training["gradient_checkpointing"] + bool(training["beta"])
         passes += together < groups or training["updates_per_rollout"] > 1  # the old log-probabilities
-        seconds = gpu.compute(groups * (passes * forward + forward_flops(shape, prompt, prompt**2 / 2)))
+        seconds = gpu.compute(groups * (passes * forward + cost.forward_flops(shape, prompt, prompt**2 / 2)))
         if vision:
-            seconds += gpu.compute(passes * groups * vision_flops(shape, self.patches))
+            seconds += gpu.compute(passes * groups * cost.vision_flops(shape, self.patches))
         rollouts = math.ceil(groups / rolled)
-        seconds += rollouts * decode_seconds(gpu, shape, rolled * size, prompt, new, dtype)
+        seconds += rollouts * cost.decode_seconds(gpu, shape, rolled * size, prompt, new, dtype)
         seconds += self._answering(groups * size)
         videos = self.sets[self.training_set][0]
         # the steps decide, whatever the set's size
-        total = training["steps"] * seconds + gpu.compute(vision_flops(shape, self.patches * videos))
-        disk = checkpoint_bytes(shape, rank, vision, keep=2) + self.cycles * b * shape.weights
+        total = training["steps"] * seconds + gpu.compute(cost.vision_flops(shape, self.patches * videos))
+        disk = cost.checkpoint_bytes(shape, rank, vision, keep=2) + self.cycles * b * shape.weights
         host = _host({"": 4.0 * shape.weights * self.processes}) + 2 * GB
         return Estimate("train_selector", self.cycles, memory, total, disk, host, self.processes)
 
@@ -279,15 +255,15 @@ class Plan:
         tokens = prompt + min(section["max_new_tokens"], 64)
         how = {"dtype": dtype, "checkpointing": tuning["gradient_checkpointing"]}
         memory = self._static(shape, dtype, rank, vision, together < share)
-        memory["activations"] = training_activations(shape, together * tokens, 0.0, **how)
+        memory["activations"] = cost.training_activations(shape, together * tokens, 0.0, **how)
         # logits, their float32 copy, its softmax and their gradient: TRL's loss keeps those of the whole sequence
-        memory["logits"] = together * tokens * shape.vocabulary * (12.0 + size_of(dtype))
+        memory["logits"] = together * tokens * shape.vocabulary * (12.0 + cost.size_of(dtype))
         if vision:
-            memory["tower's activations"] = tower_activations(shape, together * patches, **how)
+            memory["tower's activations"] = cost.tower_activations(shape, together * patches, **how)
         passes = 3 + tuning["gradient_checkpointing"]
-        flops = share * passes * forward_flops(shape, tokens, tokens**2 / 2)
-        flops += share * (passes if vision else 1) * vision_flops(shape, patches)
-        disk = checkpoint_bytes(shape, rank, vision, keep=1) + jobs * size_of(dtype) * shape.weights
+        flops = share * passes * cost.forward_flops(shape, tokens, tokens**2 / 2)
+        flops += share * (passes if vision else 1) * cost.vision_flops(shape, patches)
+        disk = cost.checkpoint_bytes(shape, rank, vision, keep=1) + jobs * cost.size_of(dtype) * shape.weights
         seconds, host = tuning["steps"] * self.gpu.compute(flops), _host({"": 4.0 * shape.weights * self.processes})
         return Estimate(stage, jobs, memory, seconds, disk, host, self.processes)
 
@@ -296,9 +272,9 @@ def _asking(shape: Shape, section: Mapping[str, Any], batch: int, prompt: int, p
     """Return what a model takes that is asked in batches of prompts with as many patches each."""
     dtype = section["dtype"]
     return {
-        "weights": float(size_of(dtype) * shape.weights),
-        "generation": inference(shape, batch, batch, prompt, section["max_new_tokens"], dtype),
-        "vision pass": vision_pass(shape, batch * patches, dtype),
+        "weights": float(cost.size_of(dtype) * shape.weights),
+        "generation": cost.inference(shape, batch, batch, prompt, section["max_new_tokens"], dtype),
+        "vision pass": cost.vision_pass(shape, batch * patches, dtype),
     }
 
 

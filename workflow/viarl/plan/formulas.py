@@ -1,7 +1,6 @@
 """What models cost: bytes of memory and disk, operations and seconds, each quantity a formula of its own.
 
-Nothing is measured here, and no model is needed. Bytes a number: 2 in bfloat16, 4 in float32. A full training in
-bfloat16 keeps its weights in float32 (viarl.training.rl.settings.Lora).
+Bytes a number: 2 in bfloat16, 4 in float32. A full training in bfloat16 keeps its weights in float32.
 """
 
 import math
@@ -52,8 +51,8 @@ def static_memory(shape: Shape, *, dtype: str, rank: int, vision: bool, shards: 
 def layer_activations(width: int, queries: int, keys: int, mlp: int, size: int) -> float:
     """Return the bytes that one layer keeps of one token for its backward pass.
 
-    Two norms keep input and output in float32 (16 width); in bfloat16 their casts (4 width) come to it; then queries
-    twice and the result (3 queries), keys and values (2 keys), and gate, its activation, up and product (4 mlp).
+    Two norms keep input and output in float32 (16 width), their casts to bfloat16 (4 width); 3 queries (two and the
+    result), 2 keys (and values), 4 mlp (gate, its activation, up, product).
     """
     return 16 * width + (4 * width if size == 2 else 0) + size * (3 * queries + 2 * keys + 4 * mlp)
 
@@ -75,8 +74,8 @@ def tower_activations(shape: Shape, patches: float, *, dtype: str, checkpointing
 def shared_prefix(shape: Shape, prompt: int, length: int, size: int, dtype: str) -> float:
     """Return the bytes that the shared-prefix attention of one group keeps in one layer (viarl.training.rl.attention).
 
-    Keys and values of the prompt at each of the G completions and at each query head, the completions' queries and
-    results once more, and their mask, bool and in the computing type, for each query head of a key head.
+    Keys and values of the prompt at each completion and query head, the completions' queries and results once more,
+    and their mask, bool and in the computing type, for each query head of a key head.
     """
     b = size_of(dtype)
     keys = 2 * shape.kv * size * (prompt + length) + 2 * shape.hidden * prompt
@@ -120,8 +119,8 @@ def decode_seconds(gpu: Gpu, shape: Shape, rows: float, prompt: int, new: float,
 def video_bytes(frames: Mapping[str, Any], form: tuple[int, int]) -> float:
     """Return the bytes of one video in the frame cache.
 
-    Selector frames raw, 3 a pixel; answerer frames as JPEG of quality 90, 4:4:4: 0.18 bytes a pixel at 896 pixels
-    (1080p footage, measured) and, as small frames hold more detail a pixel, 0.34 at 56 (needle), a power law between.
+    Selector frames raw, 3 a pixel; answerer frames as JPEG: 0.18 bytes a pixel at 896 pixels (1080p footage, measured),
+    0.34 at 56 (needle), a power law between.
     """
     small, large = (fitted(form, frames[name]) for name in ("selector_pixels", "answerer_pixels"))
     density = 0.18 * (896 / max(large)) ** 0.23

@@ -92,28 +92,17 @@ def from_config(config: dict[str, Any]) -> Shape | None:
     if config.get("model_type") != "qwen2_5_vl":
         return None
     text, vision = config.get("text_config") or config, config["vision_config"]
-    return Shape(
-        hidden=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        mlp=text["intermediate_size"],
-        vocabulary=text["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        vision_mlp=vision["intermediate_size"],
-        vision_hidden=vision["hidden_size"],
-        vision_layers=vision["depth"],
-        patch=vision.get("patch_size", 14),
-        merge=vision.get("spatial_merge_size", 2),
-        temporal=vision.get("temporal_patch_size", 2),
-    )
+    language = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    tower = (vision[name] for name in ("intermediate_size", "hidden_size", "depth"))
+    patches = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    cut = (vision.get(name, usual) for name, usual in patches.items())
+    sizes: list[Any] = [*(text[name] for name in language), text["vocab_size"], tied, *tower, *cut]
+    return Shape(*sizes)
 
 
 def shape_of(model: str, role: str = "") -> Shape | None:
-    """Return the shape of a model named by folder or hub id (@revision), None where it is not known.
-
-    A folder that is not there yet is that of the role's stand-in.
-    """
+    """Return the shape of a folder or hub id (@revision), or None; a folder still to come is the role's stand-in."""
     config = Path(model) / "config.json"
     if config.is_file():
         return from_config(read_json(config))

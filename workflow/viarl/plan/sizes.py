@@ -8,8 +8,6 @@ from typing import Any
 
 from viarl.datasets.hub.sets import SETS
 
-DRAWINGS = 3  # of viarl_data
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -45,7 +43,7 @@ def published_size(name: str, hub: Mapping[str, Any]) -> tuple[int, int]:
     """Return (videos, questions) that a set from the hub has at most, its questions shared evenly by its videos."""
     made = SETS[name]
     videos, questions = made.size
-    times = len(hub["viarl_data_parts"] or range(DRAWINGS)) if made.source == "viarl_data" else 1
+    times = len(hub["viarl_data_parts"] or range(3)) if made.source == "viarl_data" else 1
     share = min(1.0, hub["limit"] / (times * videos)) if hub["limit"] else 1.0
     share *= {"all": 1.0, "train": 1 - hub["validation_share"], "validation": hub["validation_share"]}[made.part]
     return math.ceil(times * videos * share), math.ceil(times * questions * share)

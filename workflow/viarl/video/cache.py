@@ -34,8 +34,7 @@ from viarl.video.settings import CacheSettings
 class FrameCache:
     """Read access to the cached frames of one or more shards; safe to share between processes (nothing stays open).
 
-    `number`: how numbers are drawn on the selector's frames; None draws none. Errors: ValueError for a manifest that is
-    damaged, names a file outside its folder, or contradicts another one.
+    `number`: how numbers are drawn on selector frames, if at all. ValueError for a damaged or contradictory manifest.
     """
 
     def __init__(self, manifests: Sequence[Path], number: NumberStyle | None = None) -> None:
@@ -128,18 +127,13 @@ class FrameCache:
             return frames
         count, height, width = frames.shape[:3]
         if not number_fits(count - 1, height, width, self.number.pixels):
-            warnings.warn(
-                f"number {count - 1} does not fit at {self.number.pixels} pixels into frames of {width} x {height} "
-                "and is cut: lower frames.number_pixels or raise frames.selector_pixels",
-                stacklevel=2,
-            )
+            where = f"at {self.number.pixels} pixels into frames of {width} x {height} and is cut"
+            remedy = "lower frames.number_pixels or raise frames.selector_pixels"
+            warnings.warn(f"number {count - 1} does not fit {where}: {remedy}", stacklevel=2)
         return with_numbers(frames, self.number)
 
     def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return the answerer frames at `indices` (any order, repeats allowed), each (H, W, 3) uint8.
-
-        Errors: IndexError for an index outside 0 .. n - 1.
-        """
+        """Return the answerer frames at `indices` (any order, repeats allowed), each (H, W, 3) uint8; or IndexError."""
         return [decode_jpeg(data) for data in self.answerer_jpegs(video, indices)]
 
     def answerer_jpegs(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:

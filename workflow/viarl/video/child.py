@@ -1,20 +1,19 @@
 """Decoding a whole video in a child process that can be killed: the fallback of `reader`, and the home of decord.
 
-The child gets method, path and number of frames as arguments and answers on standard output with lines of JSON: for
-each frame its shape, followed by its pixels, and at the end the rest of the reading, or why there is none. Nothing is
-pickled, so that a decoder led astray can send no code; one that hangs or crashes becomes a `VideoError` of one video.
+The child answers on standard output with lines of JSON: for each frame its shape, followed by its pixels, and at the
+end the rest of the reading, or why there is none. Nothing is pickled, so that a decoder led astray can send no code.
 """
 
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import IO, Any
 
 import av
@@ -22,8 +21,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 import viarl
-from viarl.video.container import Reading, T, Transform, describe, make_reading, open_video, read_timeline, to_rgb
-from viarl.video.format import VideoError, sample_indices
+from viarl.video.container import Reading, T, Transform, make_reading, open_video, read_timeline, to_rgb
+from viarl.video.format import VideoError, describe, sample_indices
 
 
 def read_sequentially(path: Path, candidates: int, transform: Transform[T]) -> Reading[T]:
@@ -121,24 +120,15 @@ def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
 
 
 def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
-    """Run one of `METHODS` in a child process, killed after `timeout_s` seconds.
-
-    Errors: VideoError (the child's reason, its death, the time-out); ValueError where decord is not installed.
-    """
+    """Run one of `METHODS` in a child process, killed after `timeout_s`: VideoError; ValueError: no decord."""
     if method == "decord" and importlib.util.find_spec("decord") is None:
         raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
     root = str(Path(viarl.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path)]
+    command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path), str(candidates)]
     stopped = threading.Event()
     with tempfile.TemporaryFile() as messages:  # a file, as nobody reads it before the child has ended
-        child = subprocess.Popen(
-            [*command, str(candidates)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            env=environment,
-        )
+        child = Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=messages, env=environment)
         assert child.stdout is not None
 
         def stop() -> None:

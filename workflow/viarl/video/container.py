@@ -1,7 +1,6 @@
 """A video file opened without decoding: its packets, its time line, and what is kept of its frames."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from viarl.video.format import VideoError
+from viarl.video.format import VideoError, check_deadline, describe
 
 LARGEST_FRAME = 2**26  # pixels, 8192 x 8192, 200 MB as RGB: above it a video is refused, not decoded
 # What FFmpeg may take a file for. Not playlists, which lead to other files, nor texts and pictures, shown as films.
@@ -25,50 +24,36 @@ FORMATS = (
     "h264,hevc,m4v,vc1,wtv"
 )
 T = TypeVar("T")
+Key = tuple[int, int, int]  # a keyframe's presentation stamp, decoding stamp and position in decoding order
 Transform = Callable[[np.ndarray], T]
 
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """The candidate frames of one video.
-
-    Args:
-        frames: n results of the transform, in the order of time.
-        indices: (n,) int64, frame numbers within the video, which has `total`.
-        pts: (n,) int64, presentation stamps in units of `time_base` seconds.
-        times: (n,) float64, seconds since the first frame; `duration`: from there to the end of the last.
-        how: "seek", "sequential" or "decord".
-    """
+    """The candidate frames of one video: n results of the transform, in the order of time."""
 
     frames: list[T]
-    indices: np.ndarray
-    pts: np.ndarray
-    times: np.ndarray
+    indices: np.ndarray  # (n,) int64, frame numbers within the video
+    pts: np.ndarray  # (n,) int64, presentation stamps in units of `time_base` seconds
+    times: np.ndarray  # (n,) float64, seconds since the first frame
     time_base: Fraction
     total: int
     fps: float
-    duration: float
-    how: str
+    duration: float  # seconds, from the first frame to the end of the last
+    how: str  # "seek", "sequential" or "decord"
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The packets of a video stream, without decoding.
+    """The packets of a video stream, without decoding."""
 
-    Args:
-        stamps: (total,) int64, sorted presentation stamps of the frames shown; None unless each has its own.
-        order: presentation stamp -> position in decoding order.
-        keys: keyframes as (presentation stamp, decoding stamp, position), in decoding order.
-        end: presentation stamp of the end of the last frame.
-    """
-
-    stamps: np.ndarray | None
-    order: dict[int, int]
-    keys: list[tuple[int, int, int]]
+    stamps: np.ndarray | None  # (total,) int64, sorted presentation stamps of the frames shown, if each has its own
+    order: dict[int, int]  # presentation stamp -> position in decoding order
+    keys: list[Key]
     total: int
     time_base: Fraction
     fps: float
-    end: int
+    end: int  # presentation stamp of the end of the last frame
 
 
 def open_video(path: Path) -> tuple[InputContainer, VideoStream]:
@@ -112,17 +97,12 @@ def check_size(width: int, height: int) -> None:
         raise VideoError(f"has frames of {width} x {height}, more than {LARGEST_FRAME} pixels: scale it down")
 
 
-def describe(error: Exception) -> str:
-    """Return an error of FFmpeg as a short text without its path."""
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-
-
 def read_timeline(container: InputContainer, stream: VideoStream, deadline: float) -> Timeline:
     """List a video's packets; VideoError where the file ends too early or `deadline` (monotonic seconds) passed."""
     indexed = len(stream.index_entries) if stream.frames else 0
     stamps: list[int | None] = []
     order: dict[int, int] = {}
-    keys: list[tuple[int, int, int]] = []
+    keys: list[Key] = []
     packets = end = 0
     try:
         for packet in container.demux(stream):
@@ -173,17 +153,8 @@ def check_length(container: InputContainer, stream: VideoStream, timeline: Timel
         raise VideoError(f"is truncated: its header states {expected:.1f} s of video, {found:.1f} s are there")
 
 
-def check_deadline(deadline: float) -> None:
-    """Raise VideoError after `deadline`, in seconds of the monotonic clock."""
-    if time.monotonic() > deadline:
-        raise VideoError("took longer to read than `timeout_s`; raise it, or leave the video out")
-
-
 def to_rgb(frame: VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """Return a decoded frame as (H, W, 3) uint8 RGB, upright as a player shows it.
-
-    `converter` is shared by the frames of a video: setting one up costs more than converting a small frame.
-    """
+    """Return a decoded frame as (H, W, 3) uint8 RGB, upright as a player shows it; one `converter` serves a video."""
     check_size(frame.width, frame.height)  # which may change within a video
     image: np.ndarray = converter.reformat(frame, format="rgb24").to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4

@@ -18,10 +18,7 @@ from viarl.video.settings import CacheSettings
 
 
 def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:
-    """Return (height, width) with the longest side at most `pixels`, truncated to int; never enlarged.
-
-    Source: ViaRL's _preprocess_image.
-    """
+    """Return (height, width) with the longest side at most `pixels`, truncated, as in ViaRL's _preprocess_image."""
     longest = max(height, width)
     if longest <= pixels:
         return height, width
@@ -39,10 +36,7 @@ def nearest(length: int, wanted: int) -> np.ndarray:
 
 
 def shrink(frame: np.ndarray, pixels: int) -> np.ndarray:
-    """Return a frame, (H, W, 3) uint8, with its longest side at most `pixels`; never enlarged.
-
-    Nearest neighbour as in the authors' code, with the same pixels as Pillow but without its conversions.
-    """
+    """Return a frame, (H, W, 3) uint8, with its longest side at most `pixels`, by Pillow's nearest neighbour."""
     height, width = fitted(frame.shape[0], frame.shape[1], pixels)
     if (height, width) == frame.shape[:2]:
         return frame

@@ -4,6 +4,8 @@
 reads frames is not stale when the decoding code changes.
 """
 
+import time
+
 import numpy as np
 
 
@@ -21,3 +23,14 @@ def sample_indices(total: int, candidates: int) -> np.ndarray:
         raise VideoError(f"has {total} frame(s); at least 2 are needed")
     count = min(total, candidates) // 2 * 2
     return np.linspace(0, total - 1, count).astype(np.int64)
+
+
+def check_deadline(deadline: float) -> None:
+    """Raise VideoError after `deadline`, in seconds of the monotonic clock."""
+    if time.monotonic() > deadline:
+        raise VideoError("took longer to read than `timeout_s`; raise it, or leave the video out")
+
+
+def describe(error: Exception) -> str:
+    """Return an error of FFmpeg as a short text without its path."""
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -1,7 +1,6 @@
 """Frame numbers drawn on the selector's frames, pixel for pixel as the authors draw them, but faster.
 
-The authors call Pillow once a frame, at every step. Here each number's coverage mask is rendered once a frame size and
-blended with Pillow's own rounding; `tests/unit/video/test_overlay.py` holds the two ways against each other.
+Each number's coverage mask is rendered once a frame size and blended with Pillow's own rounding.
 """
 
 import math
@@ -37,8 +36,7 @@ def load_font(pixels: int) -> ImageFont.FreeTypeFont:
 def number_mask(number: int, height: int, width: int, pixels: int) -> tuple[int, int, np.ndarray]:
     """Return (top, left, coverage): what `number` covers in a frame of height x width, at its bottom right.
 
-    coverage is (h, w, 1) uint16 in 0..255, cropped to the text, and (0, 0, 1) where nothing of it is inside the frame.
-    Source: ViaRL's annotate_frame_with_pil: no margin, then a third of the text's height upwards.
+    coverage is (h, w, 1) uint16 in 0..255, cropped to the text. Place: ViaRL's annotate_frame_with_pil.
     """
     font = load_font(pixels)
     mask = Image.new("L", (width, height))

@@ -1,15 +1,9 @@
 """Reading the candidate frames of a video: exactly the right ones, or an error that says why not.
 
-The order of attempts (facts behind it: files whose pixels carry their frame number, see
-tests/unit/video/test_reader.py):
-
-1. `pyav`: list the packets, seek to the keyframe before each target, decode from there, let the decoder skip frames
-   that nothing refers to (H.264). Every target must come back. About half the cost of decoding everything.
-2. Where that fails: decode everything in order, in a child process that is killed after a time-out (`child.py`).
-3. Where that fails too, a `VideoError`. A frame is never replaced by a neighbour.
-
-`decord` can be chosen to reproduce the authors' numbers. It returns WRONG frames without a word for HEVC, for open-GOP
-H.264 and for files with an edit list, and hangs on MPEG-TS; it therefore always runs in the child process.
+`pyav` seeks to the keyframe before each target and decodes from there (`seeking`): about half the cost of decoding
+everything. Where that fails a child process decodes everything in order (`child`); where that fails too, VideoError.
+A frame is never replaced by a neighbour. `decord` can be chosen to reproduce the authors' numbers: it returns WRONG
+frames without a word for HEVC, open-GOP H.264 and edit lists, and hangs on MPEG-TS, so it runs in the child process.
 """
 
 import time
@@ -18,8 +12,8 @@ from pathlib import Path
 import av
 
 from viarl.video.child import read_in_child
-from viarl.video.container import Reading, T, Transform, check_there, describe
-from viarl.video.format import VideoError
+from viarl.video.container import Reading, T, Transform, check_there
+from viarl.video.format import VideoError, describe
 from viarl.video.seeking import SeekingFailed, read_by_seeking
 
 

@@ -10,19 +10,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from viarl.video.container import (
-    Reading,
-    T,
-    Timeline,
-    Transform,
-    check_deadline,
-    describe,
-    make_reading,
-    open_video,
-    read_timeline,
-    to_rgb,
-)
-from viarl.video.format import sample_indices
+from viarl.video.container import Key, Reading, T, Timeline, Transform, make_reading, open_video, read_timeline, to_rgb
+from viarl.video.format import check_deadline, describe, sample_indices
+
+Shown = Iterator[tuple[int, VideoFrame]]  # presentation stamps and frames
 
 
 class SeekingFailed(Exception):
@@ -31,9 +22,9 @@ class SeekingFailed(Exception):
 
 def seek_targets(
     container: InputContainer, stream: VideoStream, timeline: Timeline, targets: list[int], deadline: float
-) -> Iterator[tuple[int, VideoFrame]]:
+) -> Shown:
     """Yield (presentation stamp, frame) for every stamp in the sorted `targets`; SeekingFailed where one is lacking."""
-    groups: dict[tuple[int, int, int], list[int]] = {}
+    groups: dict[Key, list[int]] = {}
     positions = [position for _, _, position in timeline.keys]
     for target in targets:
         # The last keyframe before the target in decoding order is too late for the leading pictures of an open GOP,
@@ -53,19 +44,14 @@ def seek_targets(
 
 
 def _decode_group(
-    container: InputContainer,
-    stream: VideoStream,
-    key: tuple[int, int, int],
-    group: list[int],
-    last: int,
-    deadline: float,
-) -> Iterator[tuple[int, VideoFrame]]:
+    container: InputContainer, stream: VideoStream, key: Key, group: list[int], last: int, deadline: float
+) -> Shown:
     key_pts, key_dts, position = key
     codec = stream.codec_context
     can_skip = codec.name == "h264"
     wanted = set(group)
 
-    def shown(frames: list[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+    def shown(frames: list[VideoFrame]) -> Shown:
         for frame in frames:
             if frame.pts is None or frame.pts < key_pts:
                 continue  # leading pictures of an open GOP, which lack their references here
@@ -99,10 +85,7 @@ def _decode_group(
 
 
 def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadline: float) -> Reading[T]:
-    """Read the candidate frames with seeks, each (H, W, 3) uint8 frame transformed.
-
-    Errors: VideoError for a file that cannot be used; SeekingFailed where decoding in order may still get it right.
-    """
+    """Read the candidate frames with seeks, each transformed. Errors: VideoError; SeekingFailed: try in order."""
     container, stream = open_video(path)
     with container:
         timeline = read_timeline(container, stream, deadline)

@@ -1,7 +1,7 @@
 """Making the frame cache: one file a video, written whole or not at all, and kept as long as it is the right one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,27 +19,11 @@ from viarl.video.encode import read_encoded
 from viarl.video.format import VideoError
 from viarl.video.settings import CacheSettings
 
-FOLDER = "videos"
-
 
 @cache
 def decoding_code() -> str:
     """Return the fingerprint of the code that turns a file into pixels."""
     return fingerprint("viarl.video.encode")
-
-
-def cached_path(folder: Path, video: str) -> Path:
-    """Return the cache file of a video; ValueError where the id could leave the folder."""
-    return folder / f"{check_id(video, 'frame cache')}.safetensors"
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """Return the header of a cache file; empty where there is no readable one."""
-    try:
-        with safe_open(path, "numpy") as handle:
-            return handle.metadata() or {}
-    except (FileNotFoundError, SafetensorError):
-        return {}
 
 
 def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identity: dict[str, str]) -> dict[str, str]:
@@ -79,14 +63,15 @@ def _state(source: Path) -> tuple[str, str]:
 def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: float) -> dict[str, Any]:
     """Cache one video below `folder`, unless its file is there already, and return its entry in the manifest.
 
-    The source as it is now counts: a cache file is kept if it was made from a file of this size and time, or else of
-    this content, so that a video that was merely touched or copied is not decoded again. The entry holds the hash of
-    that content, whatever videos.jsonl states. Errors: VideoError.
+    The source as it is now counts, whatever videos.jsonl states: a cache file is kept if it was made from a file of
+    this size and time, or otherwise of this content. Errors: VideoError.
     """
-    source, path = Path(video.path), cached_path(folder / FOLDER, video.id)
+    source, path = Path(video.path), folder / "videos" / f"{check_id(video.id, 'frame cache')}.safetensors"
     check_there(source)
     wanted = {"settings": settings.fingerprint(), "code": decoding_code()}
-    header = read_header(path)
+    header: dict[str, str] = {}
+    with suppress(FileNotFoundError, SafetensorError), safe_open(path, "numpy") as handle:
+        header = handle.metadata() or {}
     usable = all(header.get(name) == value for name, value in wanted.items())
     size, time_ns = _state(source)
     sha256, made = video.sha256, tuple(header.get(name) for name in ("sha256_source", "size", "mtime_ns"))
