@@ -101,10 +101,8 @@ def check_runs(config: Config) -> None:
         if name not in config["ablations"]:
             problems.append(f"config: compare.ablations: {name!r} is no ablation; {nearest(name, config['ablations'])}")
         elif "benchmarks" in config["ablations"][name]["overlay"]:
-            problems.append(
-                f"config: compare.ablations: {name!r} has benchmarks of its own, and runs are compared on those of the "
-                f"main run; take {name!r} out, or its benchmarks"
-            )
+            what = "has benchmarks of its own, and runs are compared on those of the main run"
+            problems.append(f"config: compare.ablations: {name!r} {what}; take {name!r} out, or its benchmarks")
     if problems:
         raise ValueError("\n".join(problems))
 
