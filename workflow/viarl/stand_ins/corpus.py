@@ -1,7 +1,6 @@
 """The texts that selector and answerer stand-ins read and write, and the one tokenizer trained on them.
 
-Selector and answerer share the tokenizer, as the paper's two models do. Every colour, shape and word of the questions
-becomes a single token, at the start of a text and after a space.
+Every colour, shape and word of the questions becomes a single token, at the start of a text and after a space.
 """
 
 from collections.abc import Iterator
