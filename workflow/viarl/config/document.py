@@ -114,10 +114,8 @@ def page(config: Mapping[str, Any]) -> str:
 
 def _partial(part: Any) -> Any:
     """Return a schema without required keys, so that it fits overlays too; the check asks for every key."""
-    if isinstance(part, list):
-        return [_partial(entry) for entry in part]
     if not isinstance(part, dict):
-        return part
+        return [_partial(entry) for entry in part] if isinstance(part, list) else part
     return {name: _partial(entry) for name, entry in part.items() if name != "required"}
 
 

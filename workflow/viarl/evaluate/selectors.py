@@ -38,9 +38,8 @@ def _clip(view: View) -> np.ndarray:
     if view.scores is None:
         raise LookupError("no similarities")
     if len(view.scores) != view.count:
-        raise ValueError(
-            f"item {view.item.id!r} has {len(view.scores)} similarities for {view.count} frames; run score_frames again"
-        )
+        what = f"item {view.item.id!r} has {len(view.scores)} similarities for {view.count} frames"
+        raise ValueError(f"{what}; run score_frames again")
     return view.scores
 
 

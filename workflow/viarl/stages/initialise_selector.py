@@ -67,8 +67,8 @@ def main(settings: Settings) -> None:
 
 def recall(usable: Sequence[Example], cache: FrameCache) -> float:
     """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
-    known = [one for one in usable if one.item.evidence]
-    found = [evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames) for one in known]
+    items = [(one.item, one.frames) for one in usable if one.item.evidence]
+    found = [evidence_recall(cache.times(item.video), item.evidence, frames) for item, frames in items]
     return fmean(found) if found else float("nan")
 
 

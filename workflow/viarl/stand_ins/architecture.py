@@ -66,11 +66,10 @@ def build_tokenizer(corpus: Iterable[str], frames: int, vocabulary: int = 480) -
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
     """Return a processor with one-frame temporal patches and the usual normalisation."""
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1024}
+    images = Qwen2VLImageProcessor(size=size, temporal_patch_size=1)
+    videos = Qwen2VLVideoProcessor(size=size, temporal_patch_size=1, do_sample_frames=False)
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size, temporal_patch_size=1),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=size, temporal_patch_size=1, do_sample_frames=False),
-        chat_template=CHAT_TEMPLATE,
+        image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE
     )
 
 
@@ -104,5 +103,5 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
 
 
 def build_vlm(tokenizer: Qwen2Tokenizer, size: Size) -> Vlm:
-    """Return an untrained model with its processor, as `build_model` and `build_processor` make them."""
+    """Return an untrained model with its processor."""
     return Vlm(build_model(tokenizer, size), build_processor(tokenizer))

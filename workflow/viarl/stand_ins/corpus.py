@@ -23,9 +23,8 @@ _SEED = 0  # of the corpus; the tokenizer is the same whatever the stand-ins' ow
 
 def time_words(task: str, marker: str) -> str:
     """Return the words of time of a needle task with a leading space, "" for the task "none"."""
-    if task == "none":
-        return ""
-    return f" at the {task}" if task in ("beginning", "end") else f" {task} the {marker} card"
+    words = f" at the {task}" if task in ("beginning", "end") else f" {task} the {marker} card"
+    return "" if task == "none" else words
 
 
 def question_text(colour: str, task: str, marker: str) -> str:

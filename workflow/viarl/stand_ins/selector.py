@@ -191,12 +191,9 @@ def measure(room: Classroom, lessons: Sequence[Lesson], temperature: float) -> d
             hits.append(bool(set(selection.indices) & set(lesson.evidence)))
     temporal = np.array([lesson.task != "none" for lesson in lessons])
     hit = np.array(hits)
-    return {
-        "valid": float(np.mean(valid)),
-        "recall": float(hit.mean()),
-        "plain": float(hit[~temporal].mean()) if not temporal.all() else math.nan,
-        "temporal": float(hit[temporal].mean()) if temporal.any() else math.nan,
-    }
+    kinds = {"plain": hit[~temporal], "temporal": hit[temporal]}
+    found = {name: float(own.mean()) if len(own) else math.nan for name, own in kinds.items()}
+    return {"valid": float(np.mean(valid)), "recall": float(hit.mean()), **found}
 
 
 def build(settings: StandInSettings, folder: Path) -> dict[str, float]:

@@ -88,20 +88,14 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
 
 @cache
 def _configured(kept: Path, run: str) -> tuple[int, str, dict[str, Any], str]:
-    """Return seed, hypothesis, parameters and text of a run in a kept configuration (do not change them).
-
-    Once for all records that share it: hundreds may be pushed at a time.
-    """
+    """Return seed, hypothesis, parameters and text of a run in a kept configuration; shared, so do not change."""
     whole = read_json(kept)
     config = run_config(whole, run)
     ablation, _ = split_run(run)
     shown = {key: value for key, value in config.items() if key not in ("ablations", "compare")}
-    return (
-        config["seed"],
-        whole["ablations"][ablation]["hypothesis"] if ablation else "",
-        flatten({key: value for key, value in config.items() if key not in COMMON}),
-        yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120),
-    )
+    hypothesis = whole["ablations"][ablation]["hypothesis"] if ablation else ""
+    params = flatten({key: value for key, value in config.items() if key not in COMMON})
+    return config["seed"], hypothesis, params, yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _points(record: Record) -> dict[tuple[str, int], tuple[float, float]]:
