@@ -15,7 +15,6 @@ STAND_IN = "stand-in"
 def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterator[str]:
     """Yield what is wrong with a role's model, a line each."""
     model, revision = section["model"], section["revision"]
-    folder = Path(model)
     on_the_hub = False
     if model == STAND_IN:
         if section["prompt"] != "short":
@@ -24,7 +23,7 @@ def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterat
     elif model.startswith("~"):
         yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
     elif model.startswith(("/", ".")) or os.path.exists(model):
-        yield from _folder_problems(f"{role}.model = {shown(model)}", folder)
+        yield from _folder_problems(f"{role}.model = {shown(model)}", Path(model))
     elif "@" in model:
         yield f"{role}.model = {shown(model)}: the revision stands in {role}.revision; move what is behind @ there"
     elif not HUB_ID.fullmatch(model):

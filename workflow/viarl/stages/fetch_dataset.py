@@ -51,11 +51,10 @@ def check_missing(made: FetchedSet, settings: Settings) -> None:
     total, allowed = len(made.pieces) + len(made.missing), settings.hub.max_missing_share
     if not made.pieces or len(made.missing) > allowed * total:
         named = listed([f"  {video}: {why}" for video, why in sorted(made.missing.items())], LISTED)
-        raise ValueError(
-            f"{settings.set}: {len(made.missing)} of {total} videos are missing at their source, more than "
-            f"hub.max_missing_share = {allowed} allows; raise it, or set hub.revisions to a commit that has them:\n"
-            f"{named}"
-        )
+        what = f"{len(made.missing)} of {total} videos are missing at their source"
+        remedy = "raise it, or set hub.revisions to a commit that has them"
+        share = f"more than hub.max_missing_share = {allowed} allows"
+        raise ValueError(f"{settings.set}: {what}, {share}; {remedy}:\n{named}")
 
 
 def main(settings: Settings) -> None:

@@ -89,8 +89,8 @@ def main(settings: Settings) -> None:
     quiet_libraries()
     settings.training.shares(processes())  # uneven batches are refused before anything is loaded
     files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
-    for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
-        files[f"{role} weights"] = weight_files(model_folder)
+    files["selector weights"] = weight_files(settings.selector_model)
+    files["answerer weights"] = weight_files(settings.answerer_model)
     known = identity(known_settings(settings), files)
     with Checkpoints(working_folder(settings.output.parent), known, keep=2) as checkpoints:
         train(settings, checkpoints)

@@ -205,8 +205,7 @@ class _Store:
             for one in found:
                 tags = {**_inherited(one.data.tags, parent), **tags}
         run_id = kept.info.run_id if kept else self._create(parent.name, parent.began, tags)
-        stale = f"tags.`run` = '{parent.tags['run']}' and tags.`{PARENT_TAG}` != '{run_id}'"
-        for child in self._search(stale):
+        for child in self._search(f"tags.`run` = '{parent.tags['run']}' and tags.`{PARENT_TAG}` != '{run_id}'"):
             self.client.set_tag(child.info.run_id, PARENT_TAG, run_id)
         for one in found:
             if one is not kept:

@@ -67,8 +67,7 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
     seed = "" if number is None else str(number)
     statuses = {record.status for record in records}
     tags = {"run": run or "main", "ablation": ablation or "main", "results_root": str(settings.root.resolve())}
-    tags |= {"seed": seed} if seed else {}
-    tags |= {"hypothesis": hypothesis} if hypothesis else {}
+    tags |= {key: value for key, value in (("seed", seed), ("hypothesis", hypothesis)) if value}
     done = [record for record in records if record.header["stage"] == SUMMARY and record.status == "FINISHED"]
     made = [(int(record.header["cycle"]), settings.root / path) for record in done for path in record.artifacts]
     return Parent(

@@ -198,8 +198,7 @@ class Run:
         if same and old.status != "FINISHED" and old.header["params"] == json.loads(json.dumps(self.params)):
             os.truncate(path, old.size)  # cut a torn last line
             return True
-        killed = old.status == "RUNNING"
-        if killed:  # and not continued: MLflow must not show it as running for ever
+        if killed := old.status == "RUNNING":  # and not continued: MLflow must not show it as running for ever
             end = {"kind": "end", "time": path.stat().st_mtime, "status": "KILLED"}
             with path.open("r+b") as handle:
                 handle.seek(handle.truncate(old.size))
