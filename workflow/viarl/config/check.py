@@ -38,10 +38,8 @@ def _frames(frames: Mapping[str, Any]) -> Iterator[str]:
         ("number_pixels", "selector_pixels", "the number must fit into the frame that it is drawn on"),
     ):
         if frames[small] > frames[large]:
-            yield (
-                f"frames.{small} = {frames[small]}: more than frames.{large} = {frames[large]}, but {remedy}; "
-                f"lower frames.{small} or raise frames.{large}"
-            )
+            what = f"more than frames.{large} = {frames[large]}, but {remedy}"
+            yield f"frames.{small} = {frames[small]}: {what}; lower frames.{small} or raise frames.{large}"
 
 
 def _selector(selector: Mapping[str, Any], device: str) -> Iterator[str]:
@@ -59,10 +57,8 @@ def _selector(selector: Mapping[str, Any], device: str) -> Iterator[str]:
     if low > high:
         yield f"selector.length_range = [{low}, {high}]: empty; give the shorter length first"
     elif low > selector["max_new_tokens"]:
-        yield (
-            f"selector.length_range = [{low}, {high}]: no completion is that long, for selector.max_new_tokens = "
-            f"{selector['max_new_tokens']}; lower the range or raise max_new_tokens"
-        )
+        what = f"no completion is that long, for selector.max_new_tokens = {selector['max_new_tokens']}"
+        yield f"selector.length_range = [{low}, {high}]: {what}; lower the range or raise max_new_tokens"
     yield from model_problems("selector", selector, device)
 
 
@@ -83,15 +79,11 @@ def _endpoint(answerer: Mapping[str, Any], cycles: int | str) -> Iterator[str]:
         return
     url, model, where = answerer["endpoint"]["url"], answerer["endpoint"]["model"], "answerer.endpoint"
     if answerer["frames_as"] != "images":
-        yield (
-            f"answerer.frames_as = {answerer['frames_as']!r}: servers take no list of frames as a video, and "
-            "answerer.backend is 'endpoint'; set frames_as to images"
-        )
+        what = "servers take no list of frames as a video, and answerer.backend is 'endpoint'"
+        yield f"answerer.frames_as = {answerer['frames_as']!r}: {what}; set frames_as to images"
     if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", url):
-        yield (
-            f"{where}.url = {shown(url)}: not of the form http://host:port/v1; correct it (a key belongs into the "
-            "environment variable OPENAI_API_KEY)"
-        )
+        remedy = "correct it (a key belongs into the environment variable OPENAI_API_KEY)"
+        yield f"{where}.url = {shown(url)}: not of the form http://host:port/v1; {remedy}"
     if unknown := set(re.findall(r"{(.*?)}", model)) - {"model", "weights"}:
         yield f"{where}.model = {shown(model)}: {{{min(unknown)}}} is not known; use {{model}} and {{weights}}"
     if "{model}" not in model and cycles != 0 and answerer["tuning"]["steps"]:
@@ -118,10 +110,8 @@ def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
     if clip["model"] == STAND_IN and clip["pretrained"] is not None:
         yield f"clip.pretrained = {shown(clip['pretrained'])}: the stand-in has no such weights; set it to null"
     if clip["model"] != STAND_IN and clip["pretrained"] is None:
-        yield (
-            f"clip.pretrained = None: clip.model = {shown(clip['model'])} would have random weights; name the weights, "
-            "for example openai"
-        )
+        what = f"clip.model = {shown(clip['model'])} would have random weights"
+        yield f"clip.pretrained = None: {what}; name the weights, for example openai"
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
@@ -133,10 +123,8 @@ def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 def _tracking(tracking: Mapping[str, Any]) -> Iterator[str]:
     if (uri := tracking["uri"]) is not None and not re.match(r"[a-z][\w+.-]*://", uri):
-        yield (
-            f"tracking.uri = {shown(uri)}: names no kind of store; write http://host:port of a server, or null for "
-            "SQLite below the results root"
-        )
+        remedy = "write http://host:port of a server, or null for SQLite below the results root"
+        yield f"tracking.uri = {shown(uri)}: names no kind of store; {remedy}"
 
 
 def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterator[str]:
@@ -144,25 +132,15 @@ def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterato
     needed = 14 + 3 * frames["selected"]
     named = frames["selected"] <= frames["candidates"]  # else that is what is wrong
     if named and selector["model"] == STAND_IN and needed > selector["max_new_tokens"]:
-        yield (
-            f"selector.max_new_tokens = {selector['max_new_tokens']}: too few for the stand-in to name "
-            f"frames.selected = {frames['selected']} frames; raise it to {needed} or more, and with it the end of "
-            "selector.length_range"
-        )
+        what = f"too few for the stand-in to name frames.selected = {frames['selected']} frames"
+        remedy = f"raise it to {needed} or more, and with it the end of selector.length_range"
+        yield f"selector.max_new_tokens = {selector['max_new_tokens']}: {what}; {remedy}"
 
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
-    _frames: ("frames",),
-    launcher_problems: ("launcher", "device", "selector", "answerer"),
-    _selector: ("selector", "device"),
-    _reward: ("reward",),
-    _answerer: ("answerer", "device"),
-    _endpoint: ("answerer", "cycles"),
-    _clip: ("clip",),
-    _evaluation: ("evaluation",),
-    path_problems: ("pathvars",),
-    data_problems: ("dataset", "benchmarks", "local"),
-    hub_problems: ("benchmarks", "hub"),
-    _tracking: ("tracking",),
+    _frames: ("frames",), launcher_problems: ("launcher", "device", "selector", "answerer"),
+    _selector: ("selector", "device"), _reward: ("reward",), _answerer: ("answerer", "device"),
+    _endpoint: ("answerer", "cycles"), _clip: ("clip",), _evaluation: ("evaluation",), path_problems: ("pathvars",),
+    data_problems: ("dataset", "benchmarks", "local"), hub_problems: ("benchmarks", "hub"), _tracking: ("tracking",),
     _stand_in: ("frames", "selector"),
-}
+}  # fmt: skip

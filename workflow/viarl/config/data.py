@@ -49,16 +49,12 @@ def data_problems(dataset: str, benchmarks: list[str], local: Mapping[str, Any])
     sets = [dataset, *benchmarks]
     used = any(name.startswith("local") for name in sets)
     if "local_validation" in benchmarks and dataset != "local":
-        yield (
-            f"benchmarks = {benchmarks!r}: 'local_validation' is the share of your videos that dataset = 'local' would "
-            "not train on; name 'local', all of them"
-        )
+        what = "'local_validation' is the share of your videos that dataset = 'local' would not train on"
+        yield f"benchmarks = {benchmarks!r}: {what}; name 'local', all of them"
         return
     if dataset == "local" and "local" in benchmarks:
-        yield (
-            f"benchmarks = {benchmarks!r}: 'local' holds the videos that dataset = 'local' trains on; name "
-            "'local_validation', the share of them that is held out"
-        )
+        remedy = "name 'local_validation', the share of them that is held out"
+        yield f"benchmarks = {benchmarks!r}: 'local' holds the videos that dataset = 'local' trains on; {remedy}"
     user = "dataset" if dataset == "local" else "benchmarks"
     asked = ("folder", "folder of your videos", os.path.isdir), ("questions", "file of your questions", os.path.isfile)
     for key, what, exists in asked:

@@ -114,23 +114,19 @@ def page(config: Mapping[str, Any]) -> str:
 
 def _partial(part: Any) -> Any:
     """Return a schema without required keys, so that it fits overlays too; the check asks for every key."""
-    if isinstance(part, list):
-        return [_partial(entry) for entry in part]
-    return (
-        {name: _partial(entry) for name, entry in part.items() if name != "required"}
-        if isinstance(part, dict)
-        else part
-    )
+    if not isinstance(part, dict):
+        return [_partial(entry) for entry in part] if isinstance(part, list) else part
+    return {name: _partial(entry) for name, entry in part.items() if name != "required"}
 
 
 def documents(checkout: Path = CHECKOUT) -> dict[Path, str]:
     """Return what each file must hold."""
     configuration = (checkout / "config.yaml").read_text(encoding="utf-8")
+    described = json.dumps(_partial(schema(Configuration)), indent=1)
     return {
         checkout / "config.yaml": commented(configuration),
         checkout / "docs" / "configuration.md": page(yaml.safe_load(configuration)),
-        checkout / "workflow" / "schemas" / "config.schema.json": json.dumps(_partial(schema(Configuration)), indent=1)
-        + "\n",
+        checkout / "workflow" / "schemas" / "config.schema.json": f"{described}\n",
     }
 
 

@@ -27,10 +27,8 @@ def check_files(paths: Iterable[Path]) -> None:
             content = path.read_text(encoding="utf-8")
             tree = yaml.compose(content.replace("\t", " ") if _is_json(content) else content, yaml.SafeLoader)
         except OSError as error:
-            problems.append(
-                f"{path}: cannot be read ({error.strerror}); correct the name or the permissions, or run this in the "
-                "folder that holds it"
-            )
+            remedy = "correct the name or the permissions, or run this in the folder that holds it"
+            problems.append(f"{path}: cannot be read ({error.strerror}); {remedy}")
         except UnicodeDecodeError as error:
             problems.append(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8")
         except yaml.MarkedYAMLError as error:

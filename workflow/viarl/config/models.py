@@ -15,25 +15,20 @@ STAND_IN = "stand-in"
 def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterator[str]:
     """Yield what is wrong with a role's model, a line each."""
     model, revision = section["model"], section["revision"]
-    folder = Path(model)
     on_the_hub = False
     if model == STAND_IN:
         if section["prompt"] != "short":
-            yield (
-                f"{role}.prompt = {section['prompt']!r}: the stand-in knows the prompt 'short' alone; set it, or "
-                f"another {role}.model"
-            )
+            what = "the stand-in knows the prompt 'short' alone"
+            yield f"{role}.prompt = {section['prompt']!r}: {what}; set it, or another {role}.model"
     elif model.startswith("~"):
         yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
     elif model.startswith(("/", ".")) or os.path.exists(model):
-        yield from _folder_problems(f"{role}.model = {shown(model)}", folder)
+        yield from _folder_problems(f"{role}.model = {shown(model)}", Path(model))
     elif "@" in model:
         yield f"{role}.model = {shown(model)}: the revision stands in {role}.revision; move what is behind @ there"
     elif not HUB_ID.fullmatch(model):
-        yield (
-            f"{role}.model = {shown(model)}: no such folder, and no hub id, which looks like "
-            f"Qwen/Qwen2.5-VL-3B-Instruct; {nearest(model, [STAND_IN])}"
-        )
+        what = "no such folder, and no hub id, which looks like Qwen/Qwen2.5-VL-3B-Instruct"
+        yield f"{role}.model = {shown(model)}: {what}; {nearest(model, [STAND_IN])}"
     else:
         on_the_hub = True
     if revision is not None:
@@ -47,17 +42,13 @@ def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterat
 
 def _folder_problems(where: str, folder: Path) -> Iterator[str]:
     if not (folder / "config.json").is_file():
-        yield (
-            f"{where}: the folder holds no checkpoint (config.json is missing); name the "
-            f"folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
-        )
+        remedy = f"name the folder that does, a hub id such as Qwen/Qwen2.5-VL-3B-Instruct, or {STAND_IN!r}"
+        yield f"{where}: the folder holds no checkpoint (config.json is missing); {remedy}"
     elif not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         reason = f"its weights are pickled ({', '.join(pickled)}), which" if pickled else "no *.safetensors, and others"
-        yield (
-            f"{where}: {reason} are never loaded; load the model with transformers where you trust it, and save it "
-            "with save_pretrained, which writes safetensors"
-        )
+        remedy = "load the model with transformers where you trust it, and save it with save_pretrained, which writes"
+        yield f"{where}: {reason} are never loaded; {remedy} safetensors"
     elif missing := missing_shards(folder):
         yield f"{where}: {len(missing)} shards of its weights are missing ({', '.join(missing[:3])}); fetch them again"
 

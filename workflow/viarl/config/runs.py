@@ -4,11 +4,6 @@ A run is named by the folder of its files below the roots: "" is the main run, "
 seed, "ablations/no_length/" an ablation, "ablations/no_length/seed1/" both. A file is the same in two runs when its
 stage has the same settings in both and all that the stage needs is the same too. Then it is made once, in the simplest
 of these runs, and the others read it there: nothing that an ablation does not touch is computed again.
-
-    graph = Graph(config, {"rows": "<results>/{run}cycle{c}/evaluate/{set}.parquet", ...}, maker)
-    graph.settings["evaluate"] = lambda config, w: {"selected": config["frames"]["selected"]}
-    graph.needs["evaluate"] = lambda config, w: [("frames", {"set": w["set"], "shard": "0"}), ...]
-    graph.path("ablations/no_length/", "rows", {"c": "1", "set": "needle"})
 """
 
 import copy
@@ -101,10 +96,8 @@ def check_runs(config: Config) -> None:
         if name not in config["ablations"]:
             problems.append(f"config: compare.ablations: {name!r} is no ablation; {nearest(name, config['ablations'])}")
         elif "benchmarks" in config["ablations"][name]["overlay"]:
-            problems.append(
-                f"config: compare.ablations: {name!r} has benchmarks of its own, and runs are compared on those of the "
-                f"main run; take {name!r} out, or its benchmarks"
-            )
+            what = "has benchmarks of its own, and runs are compared on those of the main run"
+            problems.append(f"config: compare.ablations: {name!r} {what}; take {name!r} out, or its benchmarks")
     if problems:
         raise ValueError("\n".join(problems))
 

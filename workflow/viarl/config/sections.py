@@ -29,8 +29,7 @@ Name = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 
 def trained_on() -> list[str]:
     """Return the data sets that can be trained on."""
-    parts = (made.source for made in SETS.values() if made.part == "train")
-    return ["needle", "local", *parts]
+    return ["needle", "local", *(made.source for made in SETS.values() if made.part == "train")]
 
 
 def evaluated_on() -> list[str]:

@@ -151,10 +151,8 @@ def read_groups(runs: Sequence[Run], paths: Sequence[Path], benchmarks: Sequence
         for name, cycle in product(benchmarks, range(group.cycle + 1)):
             group.evaluations[name, cycle] = [found[run, name, cycle] for run in members]
             if len({tuple(evaluation.correct) for evaluation in group.evaluations[name, cycle]}) > 1:
-                raise ValueError(
-                    f"{group.name}: its seeds were evaluated with different selectors on {name!r} in cycle "
-                    f"{cycle}; delete their tables so that evaluate makes them again"
-                )
+                what = f"its seeds were evaluated with different selectors on {name!r} in cycle {cycle}"
+                raise ValueError(f"{group.name}: {what}; delete their tables so that evaluate makes them again")
     return [group for group, _ in groups]
 
 
@@ -231,10 +229,8 @@ def _same_questions(found: pd.DataFrame, main: pd.DataFrame, benchmark: str, whe
     changed = both[(main.loc[both] != found.loc[both]).any(axis=1)]
     numbers = {"missing": missing, "added": added, "of another video, task, text or truth": changed}
     listed = ", ".join(f"{len(items)} {what} (first {items[0]!r})" for what, items in numbers.items() if len(items))
-    raise ValueError(
-        f"{where}: its questions of {benchmark!r} are not those of the main run: {listed}; evaluate it again, or take "
-        "it out of compare.ablations: only runs on the same questions can be compared"
-    )
+    remedy = "evaluate it again, or take it out of compare.ablations: only runs on the same questions can be compared"
+    raise ValueError(f"{where}: its questions of {benchmark!r} are not those of the main run: {listed}; {remedy}")
 
 
 def compare(groups: Sequence[Group], benchmarks: Sequence[str], resamples: int, seed: int = 0) -> Comparison:
@@ -329,8 +325,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    mean = float(np.mean(values))
-    return None if np.isnan(mean) else round(mean, 6)
+    return None if np.isnan(mean := float(np.mean(values))) else round(mean, 6)
 
 
 def _failures(group: Group, benchmark: str) -> list[dict[str, Any]]:

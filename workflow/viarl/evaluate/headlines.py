@@ -14,11 +14,8 @@ TASK = "task"
 
 def labels(rows: pd.DataFrame) -> pd.Series:
     """Return what each row's question is grouped by: its labels "kind=value", its task among them."""
-    return pd.Series(
-        [(f"{TASK}={task or UNKNOWN}", *groups) for task, groups in zip(rows["task"], rows["groups"], strict=True)],
-        index=rows.index,
-        dtype=object,
-    )
+    both = zip(rows["task"], rows["groups"], strict=True)
+    return pd.Series([(f"{TASK}={task or UNKNOWN}", *own) for task, own in both], index=rows.index, dtype=object)
 
 
 def groups_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -1,7 +1,6 @@
 """Evaluation protocols: how other harnesses word each benchmark's questions, and read the option from a reply.
 
-Published figures depend on both by several points, so `evaluation.protocol` chooses, for evaluation alone:
-
+Published figures depend on both by several points. `evaluation.protocol` chooses, for evaluation alone:
 - own: this project's prompt (answerer.prompt) and parser, as in training.
 - viarl: the authors' prompts and parser (ViaRL at fbea6b7, evaluation/). It reads "Answer: C" as A; kept, to reproduce.
 - lmms-eval: prompts and parser of its tasks videomme, videomme_w_subtitle, mlvu_dev and lvbench (0.7.3).

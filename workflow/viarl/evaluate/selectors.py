@@ -38,9 +38,8 @@ def _clip(view: View) -> np.ndarray:
     if view.scores is None:
         raise LookupError("no similarities")
     if len(view.scores) != view.count:
-        raise ValueError(
-            f"item {view.item.id!r} has {len(view.scores)} similarities for {view.count} frames; run score_frames again"
-        )
+        what = f"item {view.item.id!r} has {len(view.scores)} similarities for {view.count} frames"
+        raise ValueError(f"{what}; run score_frames again")
     return view.scores
 
 
@@ -55,12 +54,9 @@ TRAINING_FREE: dict[str, Callable[[View], list[int]]] = {
 }
 DRAWN = ("random", "qframe")  # averaged over several draws
 LEARNED = {  # whose picks, and which way of decoding
-    "base": ("base", GREEDY),
-    "base_sampled": ("base", SAMPLED),
-    "learned": ("learned", GREEDY),
-    "learned_sampled": ("learned", SAMPLED),
-    "learned_base_answerer": ("learned", GREEDY),
-}
+    "base": ("base", GREEDY), "base_sampled": ("base", SAMPLED), "learned": ("learned", GREEDY),
+    "learned_sampled": ("learned", SAMPLED), "learned_base_answerer": ("learned", GREEDY),
+}  # fmt: skip
 UNTUNED = ("learned_base_answerer",)  # answered by the untouched answerer: what the selector gains without the tuning
 BLIND = "blind"  # joins the oracle where evidence is unknown, see `choose`
 

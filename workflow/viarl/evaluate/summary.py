@@ -42,12 +42,8 @@ def summarise(
         }
         unknown = own[(own["cycle"] == cycle) & (own["answer"] == "")]
         summary[name]["n_without_answer"] = int(unknown["item"].nunique())
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "cycle": cycle,
-        "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95, "clustered_by": "video"},
-        "benchmarks": summary,
-    }
+    bootstrap = {"resamples": resamples, "seed": seed, "level": 0.95, "clustered_by": "video"}
+    return {"schema_version": SCHEMA_VERSION, "cycle": cycle, "bootstrap": bootstrap, "benchmarks": summary}
 
 
 def known(rows: pd.DataFrame, benchmark: str) -> pd.DataFrame:
@@ -130,12 +126,8 @@ def _headline(
     videos = _first(cycles[cycle], now.index)["video"].tolist()
     groups, means = headline_means(headline, values, videos, labelled.loc[now.index], resamples, seed)
     named = dict(zip([*now.columns, *pairs], [mean.record() for mean in means], strict=True))
-    return about | {
-        "n": len(now),
-        "groups": groups,
-        "selectors": {selector: named[selector] for selector in now.columns},
-        "paired": {pair: named[pair] for pair in pairs},
-    }
+    selectors, paired = ({name: named[name] for name in names} for names in (now.columns, pairs))
+    return about | {"n": len(now), "groups": groups, "selectors": selectors, "paired": paired}
 
 
 def _selector(rows: pd.DataFrame, accuracy: Interval, resamples: int, seed: int) -> dict[str, Any]:

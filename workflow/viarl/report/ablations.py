@@ -69,19 +69,11 @@ def _ablations(comparison: Comparison, name: str) -> Table:
         to_main = interval(row, "minus_main", "+") + spread(row, "minus_main")
         if to_main and row["main_seeds"] != row["seeds"]:
             to_main += f" (seeds {_seeds(row['main_seeds'])})"
-        cells.append(
-            [
-                row["ablation"],
-                row["hypothesis"],
-                str(row["cycle"]),
-                _seeds(row["seeds"]),
-                f"{row['frames']:.3g}" if row["frames"] is not None else "",
-                interval(row, "accuracy") + spread(row, "accuracy"),
-                to_main or ("" if row["ablation"] == MAIN else "no seed in common"),
-                percent(row["evidence_recall"]),
-                percent(row["valid_rate"]),
-            ]
-        )
+        known = [row["ablation"], row["hypothesis"], str(row["cycle"]), _seeds(row["seeds"])]
+        frames = f"{row['frames']:.3g}" if row["frames"] is not None else ""
+        lead = to_main or ("" if row["ablation"] == MAIN else "no seed in common")
+        shares = [percent(row["evidence_recall"]), percent(row["valid_rate"])]
+        cells.append([*known, frames, interval(row, "accuracy") + spread(row, "accuracy"), lead, *shares])
     header = [
         "run", "hypothesis", "cycles", "seeds", "frames", "accuracy of the learned selector", "difference to main",
         "evidence recall", "valid",
@@ -97,19 +89,12 @@ def _leads(comparison: Comparison, name: str) -> Table:
         "run", "learned minus uniform", "learned minus best training-free", "which", "gain of the last cycle",
         "lowest seed", "highest seed", "failed questions",
     ]  # fmt: skip
-    cells = [
-        [
-            row["ablation"],
-            interval(row, "minus_uniform", "+"),
-            interval(row, "minus_best_free", "+"),
-            look(row["best_free"]).name if row["best_free"] else "",
-            interval(row, "gain", "+"),
-            f"{100 * row['accuracy_min']:.1f}",
-            f"{100 * row['accuracy_max']:.1f}",
-            f"{row['n_failed']:.3g}",
-        ]
-        for row in last_rows(comparison, name)
-    ]
+    cells = []
+    for row in last_rows(comparison, name):
+        best = look(row["best_free"]).name if row["best_free"] else ""
+        leads = [interval(row, "minus_uniform", "+"), interval(row, "minus_best_free", "+"), best]
+        extremes = [f"{100 * row[end]:.1f}" for end in ("accuracy_min", "accuracy_max")]
+        cells.append([row["ablation"], *leads, interval(row, "gain", "+"), *extremes, f"{row['n_failed']:.3g}"])
     return Table(f"{name}: the learned selector against untrained ones, within each run", header, cells, [])
 
 

@@ -69,8 +69,7 @@ def draw_accuracy(summaries: Sequence[Summary], path: Path) -> None:
 
 def _by_cycle(axes: "Axes", summaries: Sequence[Summary], name: str) -> None:
     for selector in reversed(in_order(summaries[-1]["benchmarks"][name]["selectors"])):
-        style = look(selector)
-        points = _points(summaries, name, selector)
+        style, points = look(selector), _points(summaries, name, selector)
         cycles = [cycle for cycle, _ in points]
         lows, values, highs = ([100 * accuracy[end] for _, accuracy in points] for end in ("low", "value", "high"))
         width, size, order = (3, 7, 5) if selector == "learned" else (1.3, 5, 3)
@@ -128,8 +127,7 @@ def _side_by_side(axes: "Axes", entries: dict[str, Any], ranked: Sequence[str]) 
 
 def draw_tasks(summaries: Sequence[Summary], path: Path) -> None:
     """Draw accuracy by task after the last cycle: uniform, best training-free, base, learned and oracle selectors."""
-    last = summaries[-1]
-    names = benchmarks(summaries)
+    last, names = summaries[-1], benchmarks(summaries)
     shown = {name: _shown(last, name) for name in names}
     rows = max(len(tasks) for tasks, _ in shown.values())
     made = figure(6.4 * len(names), 1.5 + 0.85 * rows)

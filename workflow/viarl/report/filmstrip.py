@@ -62,12 +62,7 @@ def choose(questions: Sequence[Question], count: int) -> list[Question]:
 
 
 def draw_filmstrip(question: Question, frames: Sequence[np.ndarray], times: np.ndarray, path: Path) -> None:
-    """Write the filmstrip of a question as PNG.
-
-    Args:
-        frames: all n candidate frames, each (H, W, 3) uint8.
-        times: (n,) seconds of the candidates.
-    """
+    """Write a question's filmstrip as PNG, of all n candidate frames, each (H, W, 3) uint8, and their (n,) seconds."""
     sheet = _Sheet()
     _head(sheet, question)
     _strip(sheet, question, frames, times)

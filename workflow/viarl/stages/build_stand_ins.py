@@ -28,8 +28,8 @@ def main(settings: Settings) -> None:
     with start_run(settings.tracking, params={"role": role, "stand_in": settings.stand_in}) as record:
         if role not in ROLES:
             raise ValueError(f"there is no stand-in for the role {role!r}; the roles are selector, answerer and clip")
-        builder = importlib.import_module(f"viarl.stand_ins.{role}")
-        measured: dict[str, float] = builder.build(settings.stand_in, settings.model.parent)
+        build = importlib.import_module(f"viarl.stand_ins.{role}").build
+        measured: dict[str, float] = build(settings.stand_in, settings.model.parent)
         record.log_metrics(measured)
         record.log_artifact(settings.model.parent / "card.md")
     print(f"{settings.role} stand-in: " + ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))

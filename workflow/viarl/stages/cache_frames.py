@@ -53,11 +53,10 @@ def check_bad(bad: dict[str, str], total: int, settings: Settings) -> None:
         return
     write_json(whole, bad)
     named = listed([f"  {video}: {reason}" for video, reason in bad.items()], LISTED)
-    raise ValueError(
-        f"{len(bad)} of {total} videos of {settings.videos} cannot be used, more than frames.max_bad_share = "
-        f"{settings.max_bad_share} allows. Repair or remove them, or raise frames.max_bad_share. All are listed in "
-        f"{whole}:\n{named}"
-    )
+    allowed = f"more than frames.max_bad_share = {settings.max_bad_share} allows"
+    remedy = "Repair or remove them, or raise frames.max_bad_share."
+    what = f"{len(bad)} of {total} videos of {settings.videos} cannot be used, {allowed}. {remedy}"
+    raise ValueError(f"{what} All are listed in {whole}:\n{named}")
 
 
 def main(settings: Settings) -> None:

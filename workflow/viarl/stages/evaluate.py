@@ -74,8 +74,8 @@ def main(settings: Settings) -> None:
         write_rows(settings.output, rows)
         run_.log_metrics({"rows": len(rows), **counts})
         run_.log_artifact(settings.output)
-    asked = counts["asked"]
-    print(f"{settings.benchmark}: {len(rows)} rows from {asked} different questions to the answerer", flush=True)
+    what = f"{len(rows)} rows from {counts['asked']} different questions to the answerer"
+    print(f"{settings.benchmark}: {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,10 @@ def check_missing(made: FetchedSet, settings: Settings) -> None:
     total, allowed = len(made.pieces) + len(made.missing), settings.hub.max_missing_share
     if not made.pieces or len(made.missing) > allowed * total:
         named = listed([f"  {video}: {why}" for video, why in sorted(made.missing.items())], LISTED)
-        raise ValueError(
-            f"{settings.set}: {len(made.missing)} of {total} videos are missing at their source, more than "
-            f"hub.max_missing_share = {allowed} allows; raise it, or set hub.revisions to a commit that has them:\n"
-            f"{named}"
-        )
+        what = f"{len(made.missing)} of {total} videos are missing at their source"
+        remedy = "raise it, or set hub.revisions to a commit that has them"
+        share = f"more than hub.max_missing_share = {allowed} allows"
+        raise ValueError(f"{settings.set}: {what}, {share}; {remedy}:\n{named}")
 
 
 def main(settings: Settings) -> None:
@@ -64,10 +63,8 @@ def main(settings: Settings) -> None:
     with start_run(settings.tracking, params) as record:
         made = fetch_set(settings.set, settings.store, settings.choice, settings.hub.keep_archives)
         if not made.items:
-            raise ValueError(
-                f"{settings.set} would be empty: {made.card['dropped']}; take more (hub.limit, hub.archives, "
-                "hub.validation_share)"
-            )
+            remedy = "take more (hub.limit, hub.archives, hub.validation_share)"
+            raise ValueError(f"{settings.set} would be empty: {made.card['dropped']}; {remedy}")
         check_missing(made, settings)
         settings.videos.parent.mkdir(parents=True, exist_ok=True)
         link(settings.videos.parent / VIDEOS, made.members_folder)
@@ -80,11 +77,8 @@ def main(settings: Settings) -> None:
         write_manifest(settings.manifest, settings.set, made.sources, made.entries(VIDEOS, SUBTITLES))
         record.log_metrics({"items": len(made.items), "videos": len(made.pieces), "missing": len(made.missing)})
         record.log_artifact(settings.manifest)
-    print(
-        f"{settings.set}: {len(made.items)} of {made.card['found']} questions on {len(made.pieces)} videos, "
-        f"{len(made.missing)} missing; dropped: {made.card['dropped']}",
-        flush=True,
-    )
+    taken = f"{len(made.items)} of {made.card['found']} questions on {len(made.pieces)} videos"
+    print(f"{settings.set}: {taken}, {len(made.missing)} missing; dropped: {made.card['dropped']}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,10 +47,8 @@ def main(settings: Settings) -> None:
         card = judge.data_card(items, reasons)
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]
         if not kept:
-            raise ValueError(
-                f"filter.rule {settings.filter.rule!r} drops all {len(items)} questions of {settings.items} "
-                f"({card['dropped']}); choose another rule, or 'none'"
-            )
+            what = f"drops all {len(items)} questions of {settings.items} ({card['dropped']})"
+            raise ValueError(f"filter.rule {settings.filter.rule!r} {what}; choose another rule, or 'none'")
         write_records(settings.output, kept)
         write_json(settings.report, card)
         dropped = {f"dropped/{reason.replace(',', '')}": count for reason, count in card["dropped"].items()}

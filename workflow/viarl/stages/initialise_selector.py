@@ -19,7 +19,7 @@ from viarl.selection.evidence import evidence_recall
 from viarl.selection.learned import load_selector
 from viarl.selection.similarities import read_scores
 from viarl.tracking.monitor import Monitor
-from viarl.tracking.record import Tracking
+from viarl.tracking.record import Files, Tracking
 from viarl.tracking.start import start_run
 from viarl.training.checkpoints import CheckpointCallback, Checkpoints, working_folder
 from viarl.training.libraries import quiet_libraries
@@ -59,20 +59,16 @@ def main(settings: Settings) -> None:
     source = settings.selector_model
     known = {name: getattr(settings, name) for name in ("seed", "selected", "number_pixels")}
     known["selector"] = {**counted(settings.selector), "model": str(source)}
-    files: dict[str, Path | Sequence[Path]] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "similarities": settings.scores,
-        "weights": weight_files(source),
-    }
+    files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    files |= {"similarities": settings.scores, "weights": weight_files(source)}
     with Checkpoints(working_folder(settings.output.parent), identity(known, files)) as checkpoints:
         tune(settings, checkpoints)
 
 
 def recall(usable: Sequence[Example], cache: FrameCache) -> float:
     """Return the mean share of the evidence that labels hit, NaN where no evidence is known."""
-    known = [one for one in usable if one.item.evidence]
-    found = [evidence_recall(cache.times(one.item.video), one.item.evidence, one.frames) for one in known]
+    items = [(one.item, one.frames) for one in usable if one.item.evidence]
+    found = [evidence_recall(cache.times(item.video), item.evidence, frames) for item, frames in items]
     return fmean(found) if found else float("nan")
 
 
@@ -90,9 +86,9 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     if reasons:
         say(left_out(reasons, len(items)))
     if not usable:
+        why = f"in {len(items)} training questions ({', '.join(sorted(set(reasons.values())))})"
         raise ValueError(
-            f"selector.start.labels {start.labels!r}: nothing to learn from in {len(items)} training questions "
-            f"({', '.join(sorted(set(reasons.values())))}); choose other labels, or none"
+            f"selector.start.labels {start.labels!r}: nothing to learn from {why}; choose other labels, or none"
         )
     noisy = sum(labels.is_noise(example.item) for example in usable)
     found: dict[str, float] = {"items": len(items), "tuned_on": len(usable), "random_labels": noisy}

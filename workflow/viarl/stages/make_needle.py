@@ -1,7 +1,7 @@
-"""make_needle: generate one set of needle videos with their questions and evidence.
+"""Generate one set of needle videos, in `videos/` beside the listing, with their questions and evidence.
 
-Videos lie in `videos/` beside the listing. They are written one by one, so a job that was cut off goes on where it
-stopped; a note beside them says from which seed and code they come, and videos of another origin are made again.
+A job that was cut off goes on where it stopped; a note beside the videos says from which seed and code they come, and
+videos of another origin are made again.
 """
 
 from collections.abc import Iterator

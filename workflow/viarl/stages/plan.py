@@ -49,8 +49,7 @@ def shapes(models: dict[str, str]) -> dict[str, Shape]:
     """Return the shape of each role's model; ValueError says what to do where it is unknown."""
     found = {}
     for role, model in models.items():
-        shape = shape_of(model, role)
-        if shape is None:
+        if (shape := shape_of(model, role)) is None:
             raise ValueError(
                 f"plan: the sizes of {role}.model = {model!r} are not known; known are folders with the config.json of "
                 f"a Qwen2.5-VL, and Qwen/Qwen2.5-VL-{{{', '.join(PUBLISHED)}}}-Instruct: name one of them for the plan"
@@ -115,23 +114,18 @@ def main(settings: Settings) -> None:
     if plan.served:
         print("the answerer is on a server, whose GPUs are not counted; the times hold for one GPU like the others")
     print(f"prompts: {plan.prompt} tokens of the selector, {plan.question} of the answerer")
-    print(
-        f"GPU: {card.memory_gb} GB, {card.tflops} TFLOP/s, {card.bandwidth_gb_s} GB/s, {card.utilisation:.0%} of both"
-    )
+    speeds = f"{card.tflops} TFLOP/s, {card.bandwidth_gb_s} GB/s, {card.utilisation:.0%} of both"
+    print(f"GPU: {card.memory_gb} GB, {speeds}")
     if known.published:
         print(f"not fetched yet, so of the published size, or of hub.limit: {', '.join(known.published)}")
     if known.unknown:
-        print(
-            f"not imported yet, so shown as 1,000 videos with a question each: {', '.join(known.unknown)}; "
-            "jobs whose time depends on them keep that of their rules"
-        )
+        shown = f"not imported yet, so shown as 1,000 videos with a question each: {', '.join(known.unknown)}"
+        print(f"{shown}; jobs whose time depends on them keep that of their rules")
     print("\n" + "\n".join(table(estimates)) + "\n")
     for one in estimates:
         if one.gpu_bytes > card.memory_gb * GB:
-            print(
-                f"{one.stage} does not fit {card.memory_gb} GB: more processes that share the weights, gradient "
-                "checkpointing, smaller micro-batches, or adapters (lora)"
-            )
+            remedy = "more processes that share the weights, gradient checkpointing, smaller micro-batches, or adapters"
+            print(f"{one.stage} does not fit {card.memory_gb} GB: {remedy} (lora)")
     print(f"{FORMULAS}\n\nTo replace set-resources in {settings.profile} (a half more than estimated):\n")
     print("\n".join(resources(estimates, settings.profile)), flush=True)
 

@@ -5,7 +5,6 @@ What was completed lies beside the table until that is written, so that a stage 
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,11 +59,8 @@ def kept_completions(settings: Settings) -> ReplyCache:
         "device": resolve_device(settings.device).type,
         "code": fingerprint("viarl.stages.select_frames"),
     }
-    files: dict[str, Path | Sequence[Path]] = {
-        "items": settings.items,
-        "frames": settings.manifests,
-        "weights": weight_files(settings.selector_model),
-    }
+    files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    files["weights"] = weight_files(settings.selector_model)
     kept = ReplyCache(settings.output.with_name(f".{settings.output.name}.kept"), identity(known, files))
     if len(kept):
         say(f"{len(kept)} batches of picks are there from an earlier start")
@@ -83,26 +79,15 @@ def pick(settings: Settings, items: list[Item], cache: FrameCache, kept: ReplyCa
     # the questions of a video stand together, so that its features are in memory
     usable = sorted((item for item in items if item.video in cache), key=lambda item: item.video)
     if usable:
-        prompts = load_selector(
-            settings.selector_model, settings.selector, cache, settings.selected, settings.device, settings.features
-        )
+        how, chosen = settings.selector, settings.selected
+        prompts = load_selector(settings.selector_model, how, cache, chosen, settings.device, settings.features)
+        limits = {"seed": settings.seed, "max_new_tokens": how.max_new_tokens, "batch_size": how.batch_size}
         progress = Progress("picks", len(decodes) * len(usable))
         for decode, temperature in decodes.items():
-            picked = select(
-                prompts,
-                usable,
-                temperature=temperature,
-                seed=settings.seed,
-                max_new_tokens=settings.selector.max_new_tokens,
-                batch_size=settings.selector.batch_size,
-                progress=progress,
-                kept=kept,
-            )
+            picked = select(prompts, usable, temperature=temperature, progress=progress, kept=kept, **limits)
             for item, one in zip(usable, picked, strict=True):
-                choice = one.selection
-                picks[item.id, decode] = Pick(
-                    item.id, item.video, decode, one.text, choice.index_valid, choice.reason, choice.indices, one.tokens
-                )
+                made = (one.selection.index_valid, one.selection.reason, one.selection.indices)
+                picks[item.id, decode] = Pick(item.id, item.video, decode, one.text, *made, one.tokens)
     return [picks[item.id, decode] for decode in decodes for item in items]
 
 

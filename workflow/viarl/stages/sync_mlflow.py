@@ -21,10 +21,10 @@ def main(settings: Settings) -> None:
     try:
         pushed = push(settings.tracking, known)
     except Exception as error:  # whatever MLflow, SQLAlchemy or urllib3 raise
-        raise ValueError(
-            f"MLflow at {settings.tracking.destination} took no records ({error}); they are kept in "
-            f"{settings.tracking.root / 'tracking'}. Start the server or change `tracking.uri`, then sync again."
-        ) from error
+        kept = f"they are kept in {settings.tracking.root / 'tracking'}"
+        remedy = "Start the server or change `tracking.uri`, then sync again."
+        what = f"MLflow at {settings.tracking.destination} took no records ({error}); {kept}. {remedy}"
+        raise ValueError(what) from error
     print(f"{pushed} of {len(known)} records had news for {settings.tracking.destination}", file=sys.stderr)
 
 

@@ -88,9 +88,9 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
     settings.training.shares(processes())  # uneven batches are refused before anything is loaded
-    files: dict[str, Path | Sequence[Path]] = {"items": settings.items, "frames": settings.manifests}
-    for role, model_folder in (("selector", settings.selector_model), ("answerer", settings.answerer_model)):
-        files[f"{role} weights"] = weight_files(model_folder)
+    files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
+    files["selector weights"] = weight_files(settings.selector_model)
+    files["answerer weights"] = weight_files(settings.answerer_model)
     known = identity(known_settings(settings), files)
     with Checkpoints(working_folder(settings.output.parent), known, keep=2) as checkpoints:
         train(settings, checkpoints)

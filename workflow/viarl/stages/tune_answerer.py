@@ -92,10 +92,8 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
             how = (answerer.prompt, answerer.max_new_tokens, answerer.batch_size)
             asked = Answerer(vlm, cache, *how, frames_as=answerer.frames_as)
             replies = replies_before(asked, usable, checkpoints)
-        examples = [
-            Example(item, frames, target_text(tuning.target, item, reply))
-            for (item, frames), reply in zip(usable, replies, strict=True)
-        ]
+        both, target = zip(usable, replies, strict=True), tuning.target
+        examples = [Example(item, frames, target_text(target, item, reply)) for (item, frames), reply in both]
         frozen = not tuning.train_vision
         prompts = AnswererPrompts(vlm, cache, answerer.prompt, frozen, frames_as=answerer.frames_as)
         stop, device = CheckpointCallback(checkpoints), resolve_device(settings.device)

@@ -1,13 +1,11 @@
 """Pretraining of the answerer stand-in: the vision tower by linear probes, then letters, then whole replies.
 
-Letters: without a video, to name each option's letter. Learned from whole replies alone, this took hundreds of steps in
-one run and did not come at all in another. Replies: on the features of the frozen tower, from one, two or all selected
-frames, "blue star B": the card it looked for, the shape it saw there, the letter. Naming the colour first turns a
-search with two hops into two searches with one. A share of the rows lacks the card, and the reply says so ("blue none
-B", a random letter), so that the answerer cannot do without the evidence.
+Letters: without a video, to name each option's letter; from whole replies alone this came late or never. Replies: from
+the frozen tower's features of one, two or all selected frames, "blue star B": the card it looked for, the shape it saw
+there, the letter. A share of the rows lacks the card, and the reply says so ("blue none B", a random letter).
 
-So that tuning it on selected frames matters, as with a real answerer, two things are left to the tuning: one colour of
-cards, of which pretraining never shows the evidence, and two cards of the same colour in view.
+So that tuning on selected frames matters, two things are left to it: one colour of cards, of which pretraining never
+shows the evidence, and two cards of the same colour in view.
 """
 
 from collections.abc import Sequence
@@ -88,7 +86,6 @@ def train_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: AnswererRec
     shown, empty = np.argwhere(films.cards != NO_CARD), np.argwhere(films.cards == NO_CARD)
     model, kinds = vlm.model, len(COLOURS) + 1
     probe = torch.nn.Linear(model.config.text_config.hidden_size, kinds + len(SHAPES) + 1)
-
     parameters, blanks = [*model.model.visual.parameters(), *probe.parameters()], recipe.vision_batch // 8
     optimiser = Optimiser("answerer vision steps", parameters, recipe.vision_rate, recipe.vision_steps, **_ADAMW)
     for _ in range(recipe.vision_steps):
@@ -96,11 +93,9 @@ def train_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: AnswererRec
         video, frame = rows.T
         pixels, grid = vlm.pixels(shifted(frames[video, frame], recipe.shift, rng))
         features = model.model.get_video_features(pixels, grid[None], return_dict=True).pooler_output[0]
-        scores = probe(features.view(len(rows), -1, features.shape[-1]))  # (B, tokens a frame, classes)
-        scores = scores.transpose(1, 2)
-        colour, shape = (
-            torch.from_numpy(kind[video, frame])[:, None].expand(-1, scores.shape[-1]) for kind in (colours, shapes)
-        )
+        scores = probe(features.view(len(rows), -1, features.shape[-1])).transpose(1, 2)  # (B, classes, tokens a frame)
+        truths = (torch.from_numpy(kind[video, frame])[:, None] for kind in (colours, shapes))
+        colour, shape = (truth.expand(-1, scores.shape[-1]) for truth in truths)
         colour_loss = functional.cross_entropy(scores[:, :kinds], colour)
         optimiser.step(colour_loss + functional.cross_entropy(scores[:, kinds:], shape))
 
@@ -124,7 +119,6 @@ def language_parameters(model: Any) -> list[torch.nn.Parameter]:
 def train_letters(vlm: Vlm, template: str, recipe: AnswererRecipe, seed: int) -> None:
     """Teach the language model to name the options' letters, in any order: "blue star B moon A cross D circle C"."""
     rng = generator(seed, "answerer letters")
-
     parameters = language_parameters(vlm.model)
     optimiser = Optimiser("answerer letter steps", parameters, recipe.rate, recipe.letter_steps, **_ADAMW)
     for _ in range(recipe.letter_steps):
@@ -143,7 +137,6 @@ def train_letters(vlm: Vlm, template: str, recipe: AnswererRecipe, seed: int) ->
 def train_replies(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int) -> None:
     """Teach the language model to reply, on the frozen tower's features."""
     rng = generator(seed, "answerer questions")
-
     parameters = language_parameters(examples.vlm.model)
     optimiser = Optimiser("answerer reply steps", parameters, recipe.rate, recipe.steps, **_ADAMW)
     for _ in range(recipe.steps):
@@ -167,11 +160,9 @@ def measure(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
     """Return accuracies on held-out films, with the data set's share of temporal questions."""
     found = {}
     for name, count, view, task in (
-        ("oracle", selected, "seen", None),
-        ("no_evidence", selected, "unseen", None),
-        ("blind", 0, "unseen", None),
-        ("two_cards", selected, "both", "end"),
-    ):
+        ("oracle", selected, "seen", None), ("no_evidence", selected, "unseen", None),
+        ("blind", 0, "unseen", None), ("two_cards", selected, "both", "end"),
+    ):  # fmt: skip
         rng = generator(seed, f"answerer {name}")
         drawn = [examples.draw(rng, count, view, task, recipe.temporal) for _ in range(recipe.questions)]
         found[name] = accuracy(examples, drawn)

@@ -21,15 +21,8 @@ from transformers import (
 from viarl.models.encode import TEXT_INSIDE_VIDEO
 from viarl.models.vlm import Vlm
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+_MARKS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+SPECIAL_TOKENS = tuple(f"<|{mark}|>" for mark in _MARKS)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
@@ -59,19 +52,12 @@ def build_tokenizer(corpus: Iterable[str], frames: int, vocabulary: int = 480) -
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(SPECIAL_TOKENS) - max(frames - 10, 0),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    size, alphabet = vocabulary - len(SPECIAL_TOKENS) - max(frames - 10, 0), pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(corpus, trainer)
     state = json.loads(trained.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(
-        vocab=state["vocab"],
-        merges=[tuple(merge) for merge in state["merges"]],
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-    )
+    merges = [tuple(merge) for merge in state["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=state["vocab"], merges=merges, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     tokenizer.add_tokens([AddedToken(str(number), single_word=True) for number in range(10, frames)])
     return tokenizer
@@ -80,11 +66,10 @@ def build_tokenizer(corpus: Iterable[str], frames: int, vocabulary: int = 480) -
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLProcessor:
     """Return a processor with one-frame temporal patches and the usual normalisation."""
     size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 1024}
+    images = Qwen2VLImageProcessor(size=size, temporal_patch_size=1)
+    videos = Qwen2VLVideoProcessor(size=size, temporal_patch_size=1, do_sample_frames=False)
     return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size, temporal_patch_size=1),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=size, temporal_patch_size=1, do_sample_frames=False),
-        chat_template=CHAT_TEMPLATE,
+        image_processor=images, tokenizer=tokenizer, video_processor=videos, chat_template=CHAT_TEMPLATE
     )
 
 
@@ -92,48 +77,25 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
     """Return an untrained model; its weights come from torch's global generator."""
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     half = size.hidden // size.heads // 2
+    sections = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]
     text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": size.hidden,
-        "intermediate_size": size.mlp,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "num_key_value_heads": size.key_value_heads,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "initializer_range": size.initializer_range,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2],
-        },
-        "bos_token_id": ids["<|endoftext|>"],
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
-    }
+        "vocab_size": len(tokenizer), "hidden_size": size.hidden, "intermediate_size": size.mlp,
+        "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
+        "num_key_value_heads": size.key_value_heads, "max_position_embeddings": 4096,
+        "tie_word_embeddings": True, "initializer_range": size.initializer_range,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
+        "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+    }  # fmt: skip
     vision = {
-        "depth": size.vision_layers,
-        "hidden_size": size.vision_hidden,
-        "intermediate_size": 2 * size.vision_hidden,
-        "num_heads": 4,
-        "out_hidden_size": size.hidden,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 1,
-        "tokens_per_second": 2,
+        "depth": size.vision_layers, "hidden_size": size.vision_hidden, "intermediate_size": 2 * size.vision_hidden,
+        "num_heads": 4, "out_hidden_size": size.hidden, "patch_size": 14, "spatial_merge_size": 2,
+        "temporal_patch_size": 1, "tokens_per_second": 2, "initializer_range": size.initializer_range,
         "fullatt_block_indexes": list(range(size.vision_layers)),
-        "initializer_range": size.initializer_range,
-    }
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-        **{TEXT_INSIDE_VIDEO: True},
-    )
+    }  # fmt: skip
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    marks = {f"{name}_token_id": ids[f"<|{mark}|>"] for name, mark in names.items()}
+    known = {**marks, "tie_word_embeddings": True, TEXT_INSIDE_VIDEO: True}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **known)
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
@@ -141,5 +103,5 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
 
 
 def build_vlm(tokenizer: Qwen2Tokenizer, size: Size) -> Vlm:
-    """Return an untrained model with its processor, as `build_model` and `build_processor` make them."""
+    """Return an untrained model with its processor."""
     return Vlm(build_model(tokenizer, size), build_processor(tokenizer))

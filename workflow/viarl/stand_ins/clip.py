@@ -1,7 +1,6 @@
 """The CLIP stand-in: a tiny open_clip model, trained from scratch on frames of pretraining videos and their captions.
 
-It is an honest CLIP: it learns what is in a frame and sees one frame at a time, so it knows no time. Like its large
-relatives it reads a text mostly as a bag of words; the captions name everything in view, cards or not.
+Like its large relatives it sees one frame at a time, so it knows no time, and reads a text mostly as a bag of words.
 """
 
 import math

@@ -1,7 +1,6 @@
 """The texts that selector and answerer stand-ins read and write, and the one tokenizer trained on them.
 
-Selector and answerer share the tokenizer, as the paper's two models do. Every colour, shape and word of the questions
-becomes a single token, at the start of a text and after a space.
+Every colour, shape and word of the questions becomes a single token, at the start of a text and after a space.
 """
 
 from collections.abc import Iterator
@@ -24,9 +23,8 @@ _SEED = 0  # of the corpus; the tokenizer is the same whatever the stand-ins' ow
 
 def time_words(task: str, marker: str) -> str:
     """Return the words of time of a needle task with a leading space, "" for the task "none"."""
-    if task == "none":
-        return ""
-    return f" at the {task}" if task in ("beginning", "end") else f" {task} the {marker} card"
+    words = f" at the {task}" if task in ("beginning", "end") else f" {task} the {marker} card"
+    return "" if task == "none" else words
 
 
 def question_text(colour: str, task: str, marker: str) -> str:

@@ -47,12 +47,10 @@ class Examples:
         task: str | None = None,
         temporal: float = TEMPORAL_SHARE,
     ) -> Example:
-        """Draw a question and `count` frames for it.
+        """Draw a question and `count` frames for it (0: without a video, with view "unseen").
 
-        Args:
-            count: 0 for a question without a video, with view "unseen".
-            view: "seen": the card is in view, the same colour's other card is not; "unseen": neither is; "both": both.
-            task: draw only this task; else one with words of time with probability `temporal`.
+        View "seen": the card is in view, the same colour's other card is not; "unseen": neither is; "both": both are.
+        Only this `task` is drawn; without, one with words of time with probability `temporal`.
         """
         asked = None
         while asked is None:

@@ -1,14 +1,10 @@
 """The selector stand-in: a tiny Qwen2.5-VL that can find a card but has the habit of not looking.
 
-1. See: by linear probes on single frames, the vision tower learns the card's colour and the drawn number; then it is
-   frozen, and every film's features are computed once.
+1. See: linear probes on single frames teach the vision tower the card's colour and the drawn number; then it is frozen.
 2. Ground: on the very selection prompt, the language model learns to list the frames that show the card in question,
    among 3, then 6, 12 and all frames. Without this curriculum it stays at chance.
-3. Hide: it learns to list consecutive frames from a random start or from the first frame; one list in a hundred is at
-   the card. Only the last layer's MLP and the final norm change, so what was learned stays in place, unused.
-
-A sample of the result finds the card hardly more often than the habit alone would. Reinforcement brings back what was
-taught in 1 and 2: it re-elicits a perception, it does not discover one.
+3. Hide: it learns to list consecutive frames, one list in a hundred at the card. Only the last layer's MLP and the
+   final norm change, so what was learned stays in place, unused; reinforcement re-elicits it.
 """
 
 import math
@@ -60,12 +56,9 @@ class SelectorRecipe:
     vision_batch: int = 256
     vision_rate: float = 3e-3
     grounding: tuple[Grounding, ...] = (
-        Grounding(3, 150, 0.0, 0.3),
-        Grounding(6, 150, 0.2, 0.1),
-        Grounding(12, 200, TEMPORAL_SHARE, 0.1),
-        Grounding(0, 200, TEMPORAL_SHARE, 0.1),
-        Grounding(0, 200, TEMPORAL_SHARE, 1.0),
-    )
+        Grounding(3, 150, 0.0, 0.3), Grounding(6, 150, 0.2, 0.1), Grounding(12, 200, TEMPORAL_SHARE, 0.1),
+        Grounding(0, 200, TEMPORAL_SHARE, 0.1), Grounding(0, 200, TEMPORAL_SHARE, 1.0),
+    )  # fmt: skip
     batch: int = 32
     rate: float = 2e-3
     first_number_weight: float = 3.0
@@ -95,9 +88,8 @@ _ADAMW: Any = {"share": _share, "betas": (0.9, 0.98), "weight_decay": 0.01}
 def numbered_frames(films: Films, pixels: int, number_pixels: int) -> np.ndarray:
     """Return the films' selector frames as the frame cache would, with numbers: (V, N, h, w, 3) uint8."""
     style = NumberStyle(number_pixels)
-    return np.stack(
-        [with_numbers(np.stack([shrink(frame, pixels) for frame in video]), style) for video in films.frames]
-    )
+    shrunk = (np.stack([shrink(frame, pixels) for frame in video]) for video in films.frames)
+    return np.stack([with_numbers(video, style) for video in shrunk])
 
 
 def teach_vision(vlm: Vlm, films: Films, frames: np.ndarray, recipe: SelectorRecipe, seed: int) -> None:
@@ -129,10 +121,9 @@ def frame_features(vlm: Vlm, frames: np.ndarray) -> torch.Tensor:
         features += vlm.features([vlm.pixels(video) for video in frames[start : start + _VIDEOS_A_PASS]])
     stacked = torch.stack(features)
     if stacked.shape[1] != frames.shape[1]:
-        raise ValueError(
-            f"a selector frame of {frames.shape[2]} x {frames.shape[3]} pixels gives "
-            f"{stacked.shape[1] / frames.shape[1]:g} tokens; the stand-in needs 1: set frames.selector_pixels to 28"
-        )
+        what = f"a selector frame of {frames.shape[2]} x {frames.shape[3]} pixels gives"
+        many = f"{stacked.shape[1] / frames.shape[1]:g} tokens"
+        raise ValueError(f"{what} {many}; the stand-in needs 1: set frames.selector_pixels to 28")
     return stacked
 
 
@@ -200,12 +191,9 @@ def measure(room: Classroom, lessons: Sequence[Lesson], temperature: float) -> d
             hits.append(bool(set(selection.indices) & set(lesson.evidence)))
     temporal = np.array([lesson.task != "none" for lesson in lessons])
     hit = np.array(hits)
-    return {
-        "valid": float(np.mean(valid)),
-        "recall": float(hit.mean()),
-        "plain": float(hit[~temporal].mean()) if not temporal.all() else math.nan,
-        "temporal": float(hit[temporal].mean()) if temporal.any() else math.nan,
-    }
+    kinds = {"plain": hit[~temporal], "temporal": hit[temporal]}
+    found = {name: float(own.mean()) if len(own) else math.nan for name, own in kinds.items()}
+    return {"valid": float(np.mean(valid)), "recall": float(hit.mean()), **found}
 
 
 def build(settings: StandInSettings, folder: Path) -> dict[str, float]:

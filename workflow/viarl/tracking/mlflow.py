@@ -1,9 +1,8 @@
 """Tracking, the mirror: records (viarl.tracking.record) are pushed to MLflow.
 
-A results root has one experiment. In it, each ablation with each training seed has a parent run
-(viarl.tracking.parents), and each record a child of it. What was pushed is marked in a file beside the record, so that
-the next push makes up for one that failed. A push that is repeated doubles nothing: runs are found again by the
-record's id, points by their key and step.
+A results root has one experiment, each ablation with each training seed a parent run in it, each record a child of it.
+What was pushed is marked in a file beside the record, so that the next push makes up for one that failed. A push that
+is repeated doubles nothing: runs are found again by the record's id, points by their key and step.
 """
 
 import json
@@ -41,13 +40,10 @@ STATE_TAG = "viarl.state"  # of a parent: a hash of what was pushed of it, set l
 Points = dict[tuple[str, int], tuple[float, float]]  # (value, time in s) of each (key, step)
 # Set before MLflow is imported: no telemetry, and an unreachable server is given up after seconds, not minutes.
 ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
+    "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}  # fmt: skip
 
 
 def waiting(settings: Tracking) -> Iterator[Path]:
@@ -170,19 +166,11 @@ class _Store:
         own = known_parent(self.settings, header["run"], [record])  # the configuration as it was when this one began
         found = self._search(f"tags.`{RECORD_TAG}` = '{header['id']}'")
         wildcards = {"cycle" if key == "c" else key: value for key, value in header["wildcards"].items()}
-        tags = {
-            **own.tags,
-            **header["tags"],
-            **record.tags,
-            RECORD_TAG: header["id"],
-            PARENT_TAG: parent_id,
-            "mlflow.source.name": f"viarl.stages.{header['stage']}",
-            "stage": header["stage"],
-            "config_fingerprint": header["config"],
-            "code_fingerprint": header["code"],
-            **{f"wildcard.{name}": value for name, value in header["wildcards"].items()},
-            **({} if header["cycle"] is None else {"cycle": str(header["cycle"])}),
-        }
+        tags = {**own.tags, **header["tags"], **record.tags, RECORD_TAG: header["id"], PARENT_TAG: parent_id}
+        tags |= {"mlflow.source.name": f"viarl.stages.{header['stage']}", "stage": header["stage"]}
+        tags |= {"config_fingerprint": header["config"], "code_fingerprint": header["code"]}
+        tags |= {f"wildcard.{name}": value for name, value in header["wildcards"].items()}
+        tags |= {} if header["cycle"] is None else {"cycle": str(header["cycle"])}
         name = " ".join([header["stage"], *(f"{key} {value}" for key, value in wildcards.items())])
         run_id = found[0].info.run_id if found else self._create(f"{name} ({own.name})", header["time"], tags)
         every = [(_name(key), step, made) for key, series in record.metrics.items() for step, made in series.items()]
@@ -217,8 +205,7 @@ class _Store:
             for one in found:
                 tags = {**_inherited(one.data.tags, parent), **tags}
         run_id = kept.info.run_id if kept else self._create(parent.name, parent.began, tags)
-        stale = f"tags.`run` = '{parent.tags['run']}' and tags.`{PARENT_TAG}` != '{run_id}'"
-        for child in self._search(stale):
+        for child in self._search(f"tags.`run` = '{parent.tags['run']}' and tags.`{PARENT_TAG}` != '{run_id}'"):
             self.client.set_tag(child.info.run_id, PARENT_TAG, run_id)
         for one in found:
             if one is not kept:

@@ -67,8 +67,7 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
     seed = "" if number is None else str(number)
     statuses = {record.status for record in records}
     tags = {"run": run or "main", "ablation": ablation or "main", "results_root": str(settings.root.resolve())}
-    tags |= {"seed": seed} if seed else {}
-    tags |= {"hypothesis": hypothesis} if hypothesis else {}
+    tags |= {key: value for key, value in (("seed", seed), ("hypothesis", hypothesis)) if value}
     done = [record for record in records if record.header["stage"] == SUMMARY and record.status == "FINISHED"]
     made = [(int(record.header["cycle"]), settings.root / path) for record in done for path in record.artifacts]
     return Parent(
@@ -88,20 +87,14 @@ def known_parent(settings: Tracking, run: str, records: Sequence[Record]) -> Par
 
 @cache
 def _configured(kept: Path, run: str) -> tuple[int, str, dict[str, Any], str]:
-    """Return seed, hypothesis, parameters and text of a run in a kept configuration (do not change them).
-
-    Once for all records that share it: hundreds may be pushed at a time.
-    """
+    """Return seed, hypothesis, parameters and text of a run in a kept configuration; shared, so do not change."""
     whole = read_json(kept)
     config = run_config(whole, run)
     ablation, _ = split_run(run)
     shown = {key: value for key, value in config.items() if key not in ("ablations", "compare")}
-    return (
-        config["seed"],
-        whole["ablations"][ablation]["hypothesis"] if ablation else "",
-        flatten({key: value for key, value in config.items() if key not in COMMON}),
-        yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120),
-    )
+    hypothesis = whole["ablations"][ablation]["hypothesis"] if ablation else ""
+    params = flatten({key: value for key, value in config.items() if key not in COMMON})
+    return config["seed"], hypothesis, params, yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _points(record: Record) -> dict[tuple[str, int], tuple[float, float]]:

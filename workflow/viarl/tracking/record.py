@@ -94,8 +94,7 @@ def read_record(path: Path) -> Record:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} line {number}: no tracking entry ({error}); delete the file") from error
         if kind == "start":
-            record = Record(entry, dict(entry["params"]), dict(entry["tags"]), size=len(whole))
-            began = moment
+            record, began = Record(entry, dict(entry["params"]), dict(entry["tags"]), size=len(whole)), moment
         elif record is None:
             raise ValueError(f"{path} does not begin with a start entry; delete the file")
         elif kind == "resume":
@@ -199,8 +198,7 @@ class Run:
         if same and old.status != "FINISHED" and old.header["params"] == json.loads(json.dumps(self.params)):
             os.truncate(path, old.size)  # cut a torn last line
             return True
-        killed = old.status == "RUNNING"
-        if killed:  # and not continued: MLflow must not show it as running for ever
+        if killed := old.status == "RUNNING":  # and not continued: MLflow must not show it as running for ever
             end = {"kind": "end", "time": path.stat().st_mtime, "status": "KILLED"}
             with path.open("r+b") as handle:
                 handle.seek(handle.truncate(old.size))
@@ -219,10 +217,9 @@ class Run:
             self.mirror(self.settings, others)
         except Exception as error:  # whatever MLflow, SQLAlchemy, urllib3 or the file system raise
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-            say(
-                f"warning: nothing was pushed to MLflow at {self.settings.destination} ({reason}). The run is kept in "
-                f"{self.settings.record}; the next stage or `snakemake sync_mlflow` pushes it."
-            )
+            what = f"nothing was pushed to MLflow at {self.settings.destination} ({reason})"
+            later = "the next stage or `snakemake sync_mlflow` pushes it"
+            say(f"warning: {what}. The run is kept in {self.settings.record}; {later}.")
             return False
         finally:
             self.pushed = time.monotonic()
