@@ -50,6 +50,9 @@ class Draws(TrainerCallback):
             handle.write(json.dumps(drawn) + "\n")
 
 
+Make = Callable[[str], "Job"]
+
+
 class Job:
     """A training stage in a folder, run in child processes: one, or several that train together."""
 
