@@ -138,9 +138,17 @@ def _stand_in(frames: Mapping[str, Any], selector: Mapping[str, Any]) -> Iterato
 
 
 _COMBINATIONS: dict[Callable[..., Iterator[str]], tuple[str, ...]] = {
-    _frames: ("frames",), launcher_problems: ("launcher", "device", "selector", "answerer"),
-    _selector: ("selector", "device"), _reward: ("reward",), _answerer: ("answerer", "device"),
-    _endpoint: ("answerer", "cycles"), _clip: ("clip",), _evaluation: ("evaluation",), path_problems: ("pathvars",),
-    data_problems: ("dataset", "benchmarks", "local"), hub_problems: ("benchmarks", "hub"), _tracking: ("tracking",),
+    _frames: ("frames",),
+    launcher_problems: ("launcher", "device", "selector", "answerer"),
+    _selector: ("selector", "device"),
+    _reward: ("reward",),
+    _answerer: ("answerer", "device"),
+    _endpoint: ("answerer", "cycles"),
+    _clip: ("clip",),
+    _evaluation: ("evaluation",),
+    path_problems: ("pathvars",),
+    data_problems: ("dataset", "benchmarks", "local"),
+    hub_problems: ("benchmarks", "hub"),
+    _tracking: ("tracking",),
     _stand_in: ("frames", "selector"),
-}  # fmt: skip
+}

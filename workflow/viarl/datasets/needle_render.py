@@ -13,9 +13,13 @@ from PIL import Image, ImageDraw
 from viarl.datasets.needle import FRAME_PIXELS, FRAME_RATE, Scene
 
 RGB = {
-    "red": (205, 35, 35), "green": (25, 140, 45), "blue": (35, 65, 215), "yellow": (205, 165, 10),
-    "purple": (135, 35, 165), "cyan": (15, 160, 180),
-}  # fmt: skip
+    "red": (205, 35, 35),
+    "green": (25, 140, 45),
+    "blue": (35, 65, 215),
+    "yellow": (205, 165, 10),
+    "purple": (135, 35, 165),
+    "cyan": (15, 160, 180),
+}
 _SUPERSAMPLING = 4
 _GRID = np.arange(FRAME_PIXELS, dtype=np.float32)
 _CORNERS = -np.pi / 2 + np.pi / 5 * np.arange(10)  # of a star, in radians
@@ -24,10 +28,20 @@ _POLYGONS = {
     "triangle": [(0.0, -0.95), (0.92, 0.7), (-0.92, 0.7)],
     "star": [(float(r * np.cos(a)), float(r * np.sin(a))) for r, a in zip([1.0, 0.42] * 5, _CORNERS, strict=True)],
     "cross": [
-        (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
-        (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),
+        (-0.3, -0.95),
+        (0.3, -0.95),
+        (0.3, -0.3),
+        (0.95, -0.3),
+        (0.95, 0.3),
+        (0.3, 0.3),
+        (0.3, 0.95),
+        (-0.3, 0.95),
+        (-0.3, 0.3),
+        (-0.95, 0.3),
+        (-0.95, -0.3),
+        (-0.3, -0.3),
     ],
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=256)

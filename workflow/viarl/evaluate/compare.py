@@ -35,23 +35,33 @@ DIFFERENCES = (  # paired, with _low and _high
 )
 # Of comparison.csv: a row a benchmark, ablation ("main"), cycle and selector; shares in 0..1.
 COLUMNS = (
-    "benchmark", "ablation", "hypothesis", "cycle",
+    "benchmark",
+    "ablation",
+    "hypothesis",
+    "cycle",
     "last",  # whether it is the run's last cycle
     "selector",
     "seeds",  # of training, averaged over
     "n",  # questions with a known answer
-    "videos", "n_without_answer", "accuracy", "accuracy_low", "accuracy_high",
+    "videos",
+    "n_without_answer",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
     "accuracy_sd",  # over seeds, with n - 1; 0 in cycle 0, which has no training
-    "accuracy_min", "accuracy_max",
+    "accuracy_min",
+    "accuracy_max",
     "accuracy_by_seed",  # in the order of `seeds`
-    "evidence_recall", "valid_rate",
+    "evidence_recall",
+    "valid_rate",
     "n_failed",  # questions that could not be answered and count as wrong, mean over seeds
     "frames",  # shown to the answerer, mean
     "best_free",  # the most accurate training-free selector of the cycle
     "main_seeds",  # over which `minus_main` was taken
     "minus_main_sd",  # of `minus_main` over these seeds, with n - 1
-    *(name + end for name in DIFFERENCES for end in ("", "_low", "_high")), *FOUR,
-)  # fmt: skip
+    *(name + end for name in DIFFERENCES for end in ("", "_low", "_high")),
+    *FOUR,
+)
 # Of failures.csv: the learned selector's four-way shares; task "" is all, `n` counts questions with known evidence.
 FAILURE_COLUMNS = ("benchmark", "ablation", "cycle", "task", "n", *FOUR)
 

@@ -18,9 +18,15 @@ from viarl.items import LETTERS, Item
 
 OWN = "own"
 _PHRASES_LEFT_OUT = (
-    "The best answer is", "The correct answer is", "The answer is", "The answer",
-    "The best option is", "The correct option is", "Best answer:", "Best option:",
-)  # fmt: skip
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option is",
+    "The correct option is",
+    "Best answer:",
+    "Best option:",
+)
 _PHRASES_BEFORE = (
     *(f"{start}answer is" for start in ("", "the ", "correct ", "the correct ", "best ", "the best ", "my ")),
     *(f"{start}option is" for start in ("correct ", "the correct ", "best ", "the best ")),

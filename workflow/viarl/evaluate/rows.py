@@ -13,10 +13,14 @@ from viarl.files import atomic_path
 AGAIN = "delete it so that evaluate makes it again"
 SCHEMA = pa.schema(
     [
-        ("benchmark", pa.string()), ("cycle", pa.int64()), ("item", pa.string()), ("video", pa.string()),
+        ("benchmark", pa.string()),
+        ("cycle", pa.int64()),
+        ("item", pa.string()),
+        ("video", pa.string()),
         ("task", pa.string()),
         ("groups", pa.list_(pa.string())),  # "kind=value", what else the benchmark reports by
-        ("question", pa.string()), ("selector", pa.string()),
+        ("question", pa.string()),
+        ("selector", pa.string()),
         ("draw", pa.int64()),  # number of the draw of a random selector, else 0
         ("indices", pa.list_(pa.int64())),  # candidate frames shown to the answerer
         ("valid", pa.bool_()),  # whether the selector's own output was used
@@ -30,7 +34,7 @@ SCHEMA = pa.schema(
         ("protocol", pa.string()),  # how it was asked and read (viarl.evaluate.protocols)
         ("failed", pa.string()),  # why the item could not be answered, "" where it was
     ]
-)  # fmt: skip
+)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

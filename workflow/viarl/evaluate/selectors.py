@@ -54,9 +54,12 @@ TRAINING_FREE: dict[str, Callable[[View], list[int]]] = {
 }
 DRAWN = ("random", "qframe")  # averaged over several draws
 LEARNED = {  # whose picks, and which way of decoding
-    "base": ("base", GREEDY), "base_sampled": ("base", SAMPLED), "learned": ("learned", GREEDY),
-    "learned_sampled": ("learned", SAMPLED), "learned_base_answerer": ("learned", GREEDY),
-}  # fmt: skip
+    "base": ("base", GREEDY),
+    "base_sampled": ("base", SAMPLED),
+    "learned": ("learned", GREEDY),
+    "learned_sampled": ("learned", SAMPLED),
+    "learned_base_answerer": ("learned", GREEDY),
+}
 UNTUNED = ("learned_base_answerer",)  # answered by the untouched answerer: what the selector gains without the tuning
 BLIND = "blind"  # joins the oracle where evidence is unknown, see `choose`
 

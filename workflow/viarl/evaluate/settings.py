@@ -7,9 +7,19 @@ from pydantic import Field
 from viarl.sections import Count, Distinct, key, section
 
 Selector = Literal[
-    "uniform", "random", "clip_topk", "bolt", "aks", "qframe", "oracle",
-    "base", "base_sampled", "learned", "learned_sampled", "learned_base_answerer",
-]  # fmt: skip
+    "uniform",
+    "random",
+    "clip_topk",
+    "bolt",
+    "aks",
+    "qframe",
+    "oracle",
+    "base",
+    "base_sampled",
+    "learned",
+    "learned_sampled",
+    "learned_base_answerer",
+]
 
 
 @section

@@ -11,9 +11,11 @@ import numpy as np
 LEVEL = 0.95
 CHUNK = 1 << 24  # resamples x videos drawn at once; bounds the memory
 FOUR = (
-    "right_frames_right_answer", "right_frames_wrong_answer",
-    "wrong_frames_right_answer", "wrong_frames_wrong_answer",
-)  # fmt: skip
+    "right_frames_right_answer",
+    "right_frames_wrong_answer",
+    "wrong_frames_right_answer",
+    "wrong_frames_wrong_answer",
+)
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,16 @@ def _ablations(comparison: Comparison, name: str) -> Table:
         shares = [percent(row["evidence_recall"]), percent(row["valid_rate"])]
         cells.append([*known, frames, interval(row, "accuracy") + spread(row, "accuracy"), lead, *shares])
     header = [
-        "run", "hypothesis", "cycles", "seeds", "frames", "accuracy of the learned selector", "difference to main",
-        "evidence recall", "valid",
-    ]  # fmt: skip
+        "run",
+        "hypothesis",
+        "cycles",
+        "seeds",
+        "frames",
+        "accuracy of the learned selector",
+        "difference to main",
+        "evidence recall",
+        "valid",
+    ]
     first, unknown = rows[0], rows[0]["n_without_answer"]
     notes = [f"{unknown} questions without a known answer are in no number."] if unknown else []
     title = f"{name}: ablations, after the last cycle (n = {first['n']} questions on {first['videos']} videos)"
@@ -86,9 +93,15 @@ def _ablations(comparison: Comparison, name: str) -> Table:
 
 def _leads(comparison: Comparison, name: str) -> Table:
     header = [
-        "run", "learned minus uniform", "learned minus best training-free", "which", "gain of the last cycle",
-        "lowest seed", "highest seed", "failed questions",
-    ]  # fmt: skip
+        "run",
+        "learned minus uniform",
+        "learned minus best training-free",
+        "which",
+        "gain of the last cycle",
+        "lowest seed",
+        "highest seed",
+        "failed questions",
+    ]
     cells = []
     for row in last_rows(comparison, name):
         best = look(row["best_free"]).name if row["best_free"] else ""

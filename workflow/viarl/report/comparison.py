@@ -11,9 +11,20 @@ from viarl.report.style import LUCK, in_order, look
 from viarl.report.tables import Table, bounds, write_csv, write_markdown, write_page
 
 COLUMNS = (
-    "benchmark", "cycle", "selector", "n", "accuracy", "accuracy_low", "accuracy_high", "evidence_recall",
-    "valid_rate", "n_failed", "learned_minus", "learned_minus_low", "learned_minus_high",
-)  # fmt: skip
+    "benchmark",
+    "cycle",
+    "selector",
+    "n",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "evidence_recall",
+    "valid_rate",
+    "n_failed",
+    "learned_minus",
+    "learned_minus_low",
+    "learned_minus_high",
+)
 LEGEND = (
     "Accuracy in percent with its 95% interval (bootstrap clustered by video); every selector with the answerer of the "
     "cycle, but for *learned, base answerer*. After the last one: *learned minus it* (paired difference, points), "

@@ -17,11 +17,14 @@ REWARD = "reward/"  # prefix of the metrics that hold the parts of the reward, a
 TOTAL = (f"{REWARD}total", "total reward", "reward, mean")
 _SHARE = "share of completions"
 PANELS = (
-    ("valid_rate", "valid selections", _SHARE), ("answer_accuracy", "answerer is right", _SHARE),
-    ("evidence_recall", "evidence hit", "share of evidence"), ("kl", "KL to the reference", "nats a token"),
-    ("entropy", "entropy", "nats a token"), ("clip_fraction", "clipped ratios", "share of tokens"),
+    ("valid_rate", "valid selections", _SHARE),
+    ("answer_accuracy", "answerer is right", _SHARE),
+    ("evidence_recall", "evidence hit", "share of evidence"),
+    ("kl", "KL to the reference", "nats a token"),
+    ("entropy", "entropy", "nats a token"),
+    ("clip_fraction", "clipped ratios", "share of tokens"),
     ("completion_tokens", "completion length", "tokens"),
-)  # fmt: skip
+)
 PHASE = "seconds/"  # prefix of the metrics that hold the seconds of a step's phases
 _CYCLES = (SKY, BLUE, PURPLE, VERMILION, ORANGE, GREEN, BLACK)
 

@@ -160,9 +160,11 @@ def measure(examples: Examples, recipe: AnswererRecipe, selected: int, seed: int
     """Return accuracies on held-out films, with the data set's share of temporal questions."""
     found = {}
     for name, count, view, task in (
-        ("oracle", selected, "seen", None), ("no_evidence", selected, "unseen", None),
-        ("blind", 0, "unseen", None), ("two_cards", selected, "both", "end"),
-    ):  # fmt: skip
+        ("oracle", selected, "seen", None),
+        ("no_evidence", selected, "unseen", None),
+        ("blind", 0, "unseen", None),
+        ("two_cards", selected, "both", "end"),
+    ):
         rng = generator(seed, f"answerer {name}")
         drawn = [examples.draw(rng, count, view, task, recipe.temporal) for _ in range(recipe.questions)]
         found[name] = accuracy(examples, drawn)

@@ -79,19 +79,33 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size) -> Qwen2_5_VLForCondition
     half = size.hidden // size.heads // 2
     sections = [half // 4, (half - half // 4) // 2, half - half // 4 - (half - half // 4) // 2]
     text = {
-        "vocab_size": len(tokenizer), "hidden_size": size.hidden, "intermediate_size": size.mlp,
-        "num_hidden_layers": size.layers, "num_attention_heads": size.heads,
-        "num_key_value_heads": size.key_value_heads, "max_position_embeddings": 4096,
-        "tie_word_embeddings": True, "initializer_range": size.initializer_range,
+        "vocab_size": len(tokenizer),
+        "hidden_size": size.hidden,
+        "intermediate_size": size.mlp,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.key_value_heads,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "initializer_range": size.initializer_range,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
-        "bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
-    }  # fmt: skip
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
     vision = {
-        "depth": size.vision_layers, "hidden_size": size.vision_hidden, "intermediate_size": 2 * size.vision_hidden,
-        "num_heads": 4, "out_hidden_size": size.hidden, "patch_size": 14, "spatial_merge_size": 2,
-        "temporal_patch_size": 1, "tokens_per_second": 2, "initializer_range": size.initializer_range,
+        "depth": size.vision_layers,
+        "hidden_size": size.vision_hidden,
+        "intermediate_size": 2 * size.vision_hidden,
+        "num_heads": 4,
+        "out_hidden_size": size.hidden,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 1,
+        "tokens_per_second": 2,
+        "initializer_range": size.initializer_range,
         "fullatt_block_indexes": list(range(size.vision_layers)),
-    }  # fmt: skip
+    }
     names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     marks = {f"{name}_token_id": ids[f"<|{mark}|>"] for name, mark in names.items()}
     known = {**marks, "tie_word_embeddings": True, TEXT_INSIDE_VIDEO: True}

@@ -56,9 +56,12 @@ class SelectorRecipe:
     vision_batch: int = 256
     vision_rate: float = 3e-3
     grounding: tuple[Grounding, ...] = (
-        Grounding(3, 150, 0.0, 0.3), Grounding(6, 150, 0.2, 0.1), Grounding(12, 200, TEMPORAL_SHARE, 0.1),
-        Grounding(0, 200, TEMPORAL_SHARE, 0.1), Grounding(0, 200, TEMPORAL_SHARE, 1.0),
-    )  # fmt: skip
+        Grounding(3, 150, 0.0, 0.3),
+        Grounding(6, 150, 0.2, 0.1),
+        Grounding(12, 200, TEMPORAL_SHARE, 0.1),
+        Grounding(0, 200, TEMPORAL_SHARE, 0.1),
+        Grounding(0, 200, TEMPORAL_SHARE, 1.0),
+    )
     batch: int = 32
     rate: float = 2e-3
     first_number_weight: float = 3.0

@@ -40,10 +40,13 @@ STATE_TAG = "viarl.state"  # of a parent: a hash of what was pushed of it, set l
 Points = dict[tuple[str, int], tuple[float, float]]  # (value, time in s) of each (key, step)
 # Set before MLflow is imported: no telemetry, and an unreachable server is given up after seconds, not minutes.
 ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}  # fmt: skip
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 def waiting(settings: Tracking) -> Iterator[Path]:
