@@ -5,6 +5,7 @@ candidate's text) and question_type; the two generation tasks, subPlot and summa
 as files in MLVU/video/<stem of the json>/; the same name in two of those folders is not the same video.
 
 Of the 2,175, 2,165 are usable: in two the answer is no candidate, in five it comes twice, in three it is empty.
+In ten more only wrong ones repeat: kept, as every harness does.
 """
 
 from pathlib import Path, PurePosixPath

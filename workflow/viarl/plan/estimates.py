@@ -180,7 +180,10 @@ class Plan:
         return float(size * self.video_tokens * self.selector.hidden)
 
     def _static(self, shape: Shape, dtype: str, rank: int, vision: bool, accumulating: bool) -> dict[str, float]:
-        """Return `static_memory`; with FSDP (not ZeRO-3) gradients are whole until the last micro-batch."""
+        """Return `static_memory`; with FSDP the gradients of several micro-batches are whole until the last one.
+
+        Trainer runs all but the last under Accelerate's no_sync, where FSDP2 reduces no gradient; ZeRO-3 does.
+        """
         memory = cost.static_memory(shape, dtype=dtype, rank=rank, vision=vision, shards=self.shards)
         if self.fsdp and accumulating:
             memory["gradients"] *= self.shards
