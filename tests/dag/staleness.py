@@ -3,7 +3,6 @@
 `python -m tests.dag.staleness` prints the rows that stand in the README between the two marks.
 """
 
-import typing
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 
 import yaml
 
+from viarl.config.document import entries
 from viarl.config.runs import overlaid
-from viarl.config.sections import Configuration
-from viarl.sections import about, keys_of, leaves
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load(Path(__file__).with_name("staleness.yaml").read_text(encoding="utf-8"))
@@ -36,17 +34,14 @@ class Row:
         return dict(TABLE["groups"][self.again]["jobs"])
 
 
-def keys() -> Iterator[tuple[str, bool]]:
-    """Yield the dotted name of every key, `section.*` where any may stand, and whether it counts."""
-    for name, described in leaves(Configuration):
-        names = typing.get_args(described.annotation)
-        any_name = typing.get_origin(described.annotation) is dict and not keys_of(names[1])
-        yield f"{name}.*" if any_name else name, about(described, "counts")
+def keys() -> dict[str, bool]:
+    """Return the dotted name of every key of the configuration, and whether it counts."""
+    return {entry.name: entry.counts for entry in entries() if not entry.section}
 
 
 def again(key: str) -> str:
-    """Return the group of a row: nothing where the key's description says that it does not count."""
-    return str(TABLE["keys"][key].get("again", "nothing" if not dict(keys())[key] else None))
+    """Return the group of a row; only a key that does not count names none, for then nothing runs again."""
+    return str(TABLE["keys"][key].get("again", "nothing"))
 
 
 def rows() -> Iterator[Row]:

@@ -92,15 +92,6 @@ def about(described: Any, name: str) -> Any:
     return (described.json_schema_extra or {}).get(name, True if name == "counts" else "")
 
 
-def leaves(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, description) of every key that is no section itself."""
-    for name, described in keys_of(kind).items():
-        if keys_of(described.annotation):
-            yield from leaves(described.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", described
-
-
 def counted(kind: Any, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what changes a result: of the values of a section, or of an instance of one."""
     if values is None:
@@ -133,12 +124,11 @@ def schema(kind: Any) -> dict[str, Any]:
 
 def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Return the section, or any dataclass, that JSON values hold; ValueError as `faults` has it, a line each."""
+    given, adapter = _named(values), _adapter(typing.cast(Any, kind))
     try:
-        return typing.cast(
-            T, _adapter(typing.cast(Any, kind)).validate_json(json.dumps(_named(values), default=str), strict=True)
-        )
+        return typing.cast(T, adapter.validate_json(json.dumps(given, default=str), strict=True))
     except ValidationError as error:
-        raise ValueError("\n".join(line for _, line in _explained(kind, error, _named(values), prefix))) from None
+        raise ValueError("\n".join(line for _, line in _explained(kind, error, given, prefix))) from None
 
 
 def faults(kind: Any, values: Any) -> list[tuple[str, str]]:
@@ -189,8 +179,7 @@ _BOUNDS = {
     "too_long": ("max_length", "of a length of at most"),
 }
 _MISSING = "{} is missing: give it a value, as config.yaml does"
-_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-_ABSENT = ("missing", "missing_argument", "missing_keyword_only_argument")
+_UNKNOWN, _ABSENT = "unexpected_keyword_argument", "missing"
 
 
 def _explained(
@@ -199,12 +188,12 @@ def _explained(
     """Yield findings by their place; without `own`, neither what is missing nor what sections' validators say."""
     places: dict[tuple[str, ...], list[Any]] = {}
     for one in map(dict[str, Any], error.errors(include_url=False)):
-        if not own and one["type"] in ("value_error", *_ABSENT):
+        if not own and one["type"] in ("value_error", _ABSENT):
             continue
         path, inside = _place(given, one["loc"])
         if one["type"] == "too_short" and len(inside) >= one["ctx"]["min_length"]:  # its entries are what is wrong
             continue
-        if one["type"] in (*_UNKNOWN, *_ABSENT):  # counts to the section that holds it
+        if one["type"] in (_UNKNOWN, _ABSENT):  # counts to the section that holds it
             path, one["name"] = list(one["loc"][:-1]), str(one["loc"][-1])
         places.setdefault(tuple(map(str, path)), []).append(one | {"value": inside})
     for place, found in sorted(places.items()):
@@ -229,9 +218,9 @@ def _line(kind: Any, place: tuple[str, ...], where: str, one: dict[str, Any], al
     """Return one finding as a line; alternatives that failed at the same place share it."""
     error, value = one["type"], one["value"]
     inner = ".".join(filter(None, [where, one.get("name")]))
-    if error in _UNKNOWN:
+    if error == _UNKNOWN:
         return f"{inner} = {shown(one['input'])}: unknown key; {nearest(one['name'], keys_of(_kind(kind, place)))}"
-    if error in _ABSENT:
+    if error == _ABSENT:
         return _MISSING.format(inner)
     if "[key]" in one["loc"]:
         name = one["loc"][-2]
@@ -245,15 +234,14 @@ def _line(kind: Any, place: tuple[str, ...], where: str, one: dict[str, Any], al
             return f"{here}: out of range; it must be {words} {other['ctx'][name]}"
     if kinds := dict.fromkeys(_TYPES[other["type"]] for other in all_here if other["type"] in _TYPES):
         choices = [*kinds, *(word for other in all_here if other["type"] == "literal_error" for word in _words(other))]
-        remedy = (
-            f"write {' or '.join([*choices, *(['null'] if type(None) in typing.get_args(_kind(kind, place)) else [])])}"
-        )
+        choices += ["null"] if type(None) in typing.get_args(_kind(kind, place)) else []
+        remedy = f"write {' or '.join(choices)}"
         if isinstance(value, str) and "a number" in kinds and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
             remedy += f" ({float(value)!r}: YAML reads a power of ten as text unless it has a point, as in 4.0e-7)"
         elif isinstance(value, float):
             remedy += " without a point" if "a whole number" in kinds else " that is finite"
         return f"{here}: wrong type; {remedy}"
-    if error in ("literal_error", "word", "enum"):
+    if error in ("literal_error", "word"):
         return f"{here}: unknown value; {nearest(value, _words(one))}"
     if error == "string_pattern_mismatch":
         if one["ctx"]["pattern"].startswith(r"^[^\x00"):

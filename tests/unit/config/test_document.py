@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from viarl.config.document import CHECKOUT, commented, documents, entries
 from viarl.config.sections import Configuration
-from viarl.sections import about, counted, leaves, uncounted
+from viarl.sections import counted, uncounted
 
 CONFIG = yaml.safe_load((CHECKOUT / "config.yaml").read_text(encoding="utf-8"))
 
@@ -41,8 +41,7 @@ def test_the_schema_for_editors_agrees_with_the_check() -> None:
 
 
 def test_what_counts_and_what_does_not_are_the_whole() -> None:
-    for name, described in leaves(Configuration):
-        part_of = counted if about(described, "counts") else uncounted
-        section: dict = part_of(Configuration, CONFIG)
-        for part in name.split("."):
+    for entry in (entry for entry in entries() if not entry.section):
+        section: dict = (counted if entry.counts else uncounted)(Configuration, CONFIG)
+        for part in entry.name.split("."):
             section = section[part]

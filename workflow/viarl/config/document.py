@@ -132,12 +132,13 @@ def documents(checkout: Path = CHECKOUT) -> dict[Path, str]:
 
 def main() -> None:
     """Write the files, or check them."""
-    stale = [path for path, text in documents().items() if not path.exists() or path.read_text("utf-8") != text]
+    texts = documents()
+    stale = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
     if "--check" in sys.argv and stale:
         sys.exit(f"{', '.join(map(str, stale))}: not as described; run python -m viarl.config.document")
     for path in stale:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(documents()[path], encoding="utf-8")
+        path.write_text(texts[path], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -84,25 +84,28 @@ class Clip(ClipSettings):
 
 
 @section
-class Selector(TrainedSelector):
-    """The model that looks at all candidate frames."""
+class Checkpoint:
+    """Where a model comes from."""
 
     model: Text = key(
-        "stand-in, hub id or local folder; Qwen2.5-VL or dense Qwen3-VL", source="paper: Qwen/Qwen2.5-VL-3B-Instruct"
+        "stand-in, hub id or local folder; Qwen2.5-VL or dense Qwen3-VL",
+        source="paper: Qwen/Qwen2.5-VL-3B-Instruct selects, -7B- answers",
     )
     revision: Text | None = key("branch, tag or commit of a hub id; null: main")
+
+
+@section
+class Selector(TrainedSelector, Checkpoint):
+    """The model that looks at all candidate frames."""
+
     start: Start
     training: Training
 
 
 @section
-class Answerer(AnswererSettings):
+class Answerer(AnswererSettings, Checkpoint):
     """The model that answers from the selected frames."""
 
-    model: Text = key(
-        "stand-in, hub id or local folder; Qwen2.5-VL or dense Qwen3-VL", source="paper: Qwen/Qwen2.5-VL-7B-Instruct"
-    )
-    revision: Text | None = key("branch, tag or commit of a hub id; null: main")
     lora: Lora
     tuning: Tuning
 

@@ -105,7 +105,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         rollouts = training.steps // training.updates_per_rollout
         super().__init__(
             model=model,
-            reward_funcs=[score_completions],  # TRL wants one, and never calls it here
+            reward_funcs=[_unused_reward],
             args=self._arguments(folder, model),
             train_dataset=training_rows(self.items, rollouts * training.prompts_per_step, task.seed),
             processing_class=vlm.processor,
@@ -286,3 +286,7 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         if "loss" in logs:
             logs |= self.step_log.flush(sum(self._metrics["train"]["step_time"]), rest="update")
         super().log(logs, start_time)
+
+
+def _unused_reward(**_: Any) -> list[float]:
+    raise AssertionError("rewards are computed by viarl.training.rl.scoring")
