@@ -196,8 +196,9 @@ def select(
             draws = None
             if temperature > 0:
                 draws = torch.stack([item_draws(seed, item.id, max_new_tokens) for item in batch])
-            how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "draws": draws}
-            completions = source.vlm.complete(source.prompts(batch), **how)
+            completions = source.vlm.complete(
+                source.prompts(batch), max_new_tokens=max_new_tokens, temperature=temperature, draws=draws
+            )
             known = json.dumps([(source.vlm.text(completion), len(completion)) for completion in completions])
             if kept is not None:
                 kept.put(key, known)

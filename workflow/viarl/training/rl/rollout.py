@@ -71,8 +71,9 @@ def roll_out(
     for start in range(0, len(prompts), step):
         part = prompts[start : start + step]
         size, own = len(draws[start]), torch.cat(list(draws[start : start + step]))
-        how = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        completions = vlm.complete(part, completions=size, draws=own, **how)
+        completions = vlm.complete(
+            part, completions=size, draws=own, max_new_tokens=max_new_tokens, temperature=temperature
+        )
         for number, prompt in enumerate(part):
             groups.append(Group(prompt, tuple(completions[number * size : (number + 1) * size])))
     return groups

@@ -121,9 +121,12 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def _arguments(self, folder: Path, model: Any) -> GRPOConfig:
         training = self.setting
-        common = (GRPOConfig, training, folder, self.task.dtype, model.device)
         return trainer_config(
-            *common,
+            GRPOConfig,
+            training,
+            folder,
+            self.task.dtype,
+            model.device,
             per_device_train_batch_size=self.microbatch * training.group_size,
             gradient_accumulation_steps=self.accumulation,
             num_generations=training.group_size,
@@ -172,8 +175,9 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Return batches of all local rows of a rollout, one a microbatch, over the whole training."""
-        how = {"sampler_fn": self._get_train_sampler, "is_training": True}
-        return self._get_dataloader(self.train_dataset, "Training", self.local_groups, **how)
+        return self._get_dataloader(
+            self.train_dataset, "Training", self.local_groups, sampler_fn=self._get_train_sampler, is_training=True
+        )
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         repeats = self.accumulation * self.setting.updates_per_rollout
@@ -191,9 +195,9 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         with self.step_log.phase("rollout"):
             groups = self._complete(items, [row["slot"] for row in rows])
         if not self.checked:
-            how = {"pad": self.pad, "temperature": self.setting.temperature, "dtype": self.task.dtype}
+            temperature, dtype = self.setting.temperature, self.task.dtype
             with self.step_log.phase("self_check"), self.accelerator.autocast():
-                check_shared_prefix(self.model_wrapped, groups[0], **how)
+                check_shared_prefix(self.model_wrapped, groups[0], pad=self.pad, temperature=temperature, dtype=dtype)
             self.checked = True
         with self.step_log.phase("reward"):
             scored = self._score(items, groups)
@@ -217,9 +221,15 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
         if setting.train_vision and any(prompt.pixels is None for prompt in prompts):
             raise ValueError("training.train_vision needs prompts with pixels (viarl.training.rl.rollout.PixelPrompts)")
         draws = [group_draws(self.task.seed, slot, setting.group_size, tokens) for slot in slots]
-        how: dict[str, Any] = {"temperature": setting.temperature, "groups_at_once": setting.groups_per_rollout}
         with whole_model(self) as model, self.accelerator.autocast():
-            return roll_out(Vlm(model, self.processing_class), prompts, draws, max_new_tokens=tokens, **how)
+            return roll_out(
+                Vlm(model, self.processing_class),
+                prompts,
+                draws,
+                max_new_tokens=tokens,
+                temperature=setting.temperature,
+                groups_at_once=setting.groups_per_rollout,
+            )
 
     def _score(self, items: list[Item], groups: list[Group]) -> list[Scored]:
         completions = [completion for group in groups for completion in group.completions]
@@ -252,9 +262,16 @@ class SelectorTrainer(ExactResume, GRPOTrainer):
 
         mask = widen(masks)
         kl = widen([batch.kl() for batch in batches])
-        how = {name: getattr(self.setting, name) for name in ("group_size", "algorithm", "beta", "gamma")}
-        rewards = torch.cat([batch.rewards for batch in batches])
-        advantages = token_advantages(rewards, kl, mask, sum_over_processes=self._sum, **how)
+        advantages = token_advantages(
+            torch.cat([batch.rewards for batch in batches]),
+            kl,
+            mask,
+            group_size=self.setting.group_size,
+            algorithm=self.setting.algorithm,
+            beta=self.setting.beta,
+            gamma=self.setting.gamma,
+            sum_over_processes=self._sum,
+        )
         tokens = float(self._sum(mask.sum()[None]).item())
         for batch, own, rows in zip(batches, masks, advantages.split(list(map(len, masks))), strict=True):
             batch.advantages, batch.tokens = rows[:, : own.shape[1]], tokens

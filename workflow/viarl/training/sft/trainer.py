@@ -30,9 +30,12 @@ LOGGED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "entropy"
 
 def arguments(tuning: Supervised, folder: Path, *, seed: int, dtype: str, device: torch.device) -> SFTConfig:
     """Return TRL's settings for a tuning whose checkpoints lie in `folder`."""
-    common = (SFTConfig, tuning, folder, dtype, device)
     config: SFTConfig = trainer_config(
-        *common,
+        SFTConfig,
+        tuning,
+        folder,
+        dtype,
+        device,
         seed=seed,
         optim="adamw_torch",
         train_sampling_strategy="sequential",  # the order is the data set's own
