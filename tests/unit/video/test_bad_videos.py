@@ -21,7 +21,7 @@ from viarl.files import sha256_file
 from viarl.items import Video, write_records
 from viarl.stages import cache_frames
 from viarl.video import child as children
-from viarl.video import container, reader, seeking, writer
+from viarl.video import picture, reader, seeking, writer
 from viarl.video.format import VideoError
 
 FRONT = {"movflags": "faststart"}
@@ -100,7 +100,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if path.stem == "hanging":
             raise seeking.SeekingFailed("refused by the test")
         with pytest.MonkeyPatch.context() as small:
-            small.setattr(container, "LARGEST_FRAME", 8000 if path.stem == "huge" else container.LARGEST_FRAME)
+            small.setattr(picture, "LARGEST_FRAME", 8000 if path.stem == "huge" else picture.LARGEST_FRAME)
             return true_seek(path, *rest)
 
     def child(method: str, path: Path, candidates: int, transform: Any, timeout_s: float) -> Any:

@@ -75,7 +75,7 @@ def test_what_the_manifest_states(folder: Path, cached: FrameCache) -> None:
     assert manifest["shard"] == 0 and manifest["bad"] == {} and manifest["settings"]["candidates"] == 32
     source = {"sha256_source": sha256_file(folder / "long.mp4"), "size": (folder / "long.mp4").stat().st_size}
     lengths = {"n": 32, "total": 100, "fps": 25.0, "duration": 4.0}
-    assert entry == {"file": "videos/long.safetensors", **source, **lengths, "how": "seek"}
+    assert entry == {"file": "videos/long.safetensors", **source, **lengths, "how": "seek", "notes": []}
     assert cached.fingerprint("long") == entry["sha256_source"] and cached.duration("long") == 4.0
     assert cached.videos() == ["long", "short"] and "long" in cached and "other" not in cached
 

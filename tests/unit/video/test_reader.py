@@ -73,9 +73,10 @@ def test_a_rotated_video_is_turned_upright(degrees: int, tmp_path: Path) -> None
 def test_seeking_is_the_normal_path_and_agrees_with_decoding_in_order(tmp_path: Path) -> None:
     path = hard.encode(tmp_path / "open_gop.mp4", options=OPEN)
     quick = read_frames(path, CANDIDATES, np.asarray)
-    whole = child.read_sequentially(path, CANDIDATES, np.asarray)
+    kept: dict[int, np.ndarray] = {}
+    whole = child.read_sequentially(path, CANDIDATES, kept.__setitem__)
     assert (quick.how, whole.how) == ("seek", "sequential")
-    assert all((one == other).all() for one, other in zip(quick.frames, whole.frames, strict=True))
+    assert all((one == kept[at]).all() for one, at in zip(quick.frames, whole.indices.tolist(), strict=True))
     assert (quick.pts == whole.pts).all()
 
 
@@ -102,7 +103,7 @@ def test_a_target_that_does_not_come_back_is_never_replaced(
 
     monkeypatch.setattr(seeking, "read_timeline", with_a_ghost)
     monkeypatch.setattr(seeking, "sample_indices", lambda total, candidates: np.array([0, missing]))
-    with pytest.raises(SeekingFailed, match="did not come back"):
+    with pytest.raises(SeekingFailed, match=r"did not come back|gives no frame, or another"):
         read_by_seeking(plain, CANDIDATES, np.asarray, time.monotonic() + 60)
 
 
@@ -112,7 +113,7 @@ def test_bad_files_are_rejected_with_a_reason(plain: Path, tmp_path: Path) -> No
     whole = hard.encode(tmp_path / "whole.mkv")
     reasons = {
         hard.truncate(plain, tmp_path / "truncated.mp4"): "truncated",
-        hard.truncate(whole, tmp_path / "truncated.mkv"): r"states 4.0 s of video, 2.\d s are there",
+        hard.truncate(whole, tmp_path / "truncated.mkv"): r"is truncated: it states \d+ bytes, \d+ are there",
         hard.corrupt(plain, tmp_path / "corrupt.mp4"): "damaged",
         tmp_path / "zero.mp4": "cannot be opened as a video",
         tmp_path / "page.mp4": "cannot be opened as a video",

@@ -7,10 +7,10 @@ A video's file is a safetensors file (n candidate frames):
     offsets   (n + 1,) int64       where each of them starts
     indices   (n,) int64           frame numbers within the video
     pts       (n,) int64           presentation stamps, in units of the header's time_base
-    times     (n,) float64         seconds since the video's first frame
+    times     (n,) float64         seconds since the container's start
 
 and its header holds the source's size and sha256, the settings' key, the decoding code's fingerprint, fps, duration,
-total, time_base and how it was read. JPEG is 4:4:4: 4:2:0 would fade saturated colours.
+total, time_base, how it was read, and notes on what was done to it. JPEG is 4:4:4: 4:2:0 would fade saturated colours.
 
 A shard's manifest lists the files, and the videos that cannot be used with their reasons.
 """
@@ -113,7 +113,7 @@ class FrameCache:
         return sha256_json([entry["sha256_source"], entry["settings"], self._codes[path]])
 
     def times(self, video: str) -> np.ndarray:
-        """Return the candidates' times in seconds since the video's first frame, (n,) float64."""
+        """Return the candidates' times in seconds since the container's start, (n,) float64."""
         return self._tensor(video, "times")
 
     def raw_frames(self, video: str) -> np.ndarray:

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from viarl.video.container import Key, Reading, T, Timeline, Transform, make_reading, open_video, read_timeline, to_rgb
+from viarl.video.container import Key, Reading, T, Timeline, Transform, make_reading, open_video, read_timeline
 from viarl.video.format import check_deadline, describe, sample_indices
+from viarl.video.picture import Pictures
 
 Shown = Iterator[tuple[int, VideoFrame]]  # presentation stamps and frames
 
@@ -38,18 +39,26 @@ def seek_targets(
     try:
         for key, group in groups.items():
             last = max(timeline.order[target] for target in group)
-            yield from _decode_group(container, stream, key, group, last, deadline)
+            yield from _decode_group(container, stream, timeline, key, group, last, deadline)
     except av.FFmpegError as error:
         raise SeekingFailed(describe(error)) from error
 
 
 def _decode_group(
-    container: InputContainer, stream: VideoStream, key: Key, group: list[int], last: int, deadline: float
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    key: Key,
+    group: list[int],
+    last: int,
+    deadline: float,
 ) -> Shown:
+    assert timeline.stamps is not None
     key_pts, key_dts, position = key
     codec = stream.codec_context
     can_skip = codec.name == "h264"
     wanted = set(group)
+    due = iter(timeline.stamps[np.searchsorted(timeline.stamps, key_pts) :].tolist())
 
     def shown(frames: list[VideoFrame]) -> Shown:
         for frame in frames:
@@ -57,6 +66,11 @@ def _decode_group(
                 continue  # leading pictures of an open GOP, which lack their references here
             if frame.is_corrupt:
                 raise SeekingFailed(f"the decoder reports damage at the time stamp {frame.pts}")
+            if can_skip and frame.interlaced_frame:
+                raise SeekingFailed("a packet of interlaced H.264 may hold half a frame")
+            # Frames come in the order of their stamps, none left out but by us; behind the last target some are.
+            if wanted and not (frame.pts in due if can_skip else frame.pts == next(due, None)):
+                raise SeekingFailed(f"the decoder gives no frame, or another, at the time stamp {frame.pts}")
             if frame.pts in wanted:
                 wanted.discard(frame.pts)
                 yield frame.pts, frame
@@ -88,14 +102,12 @@ def read_by_seeking(path: Path, candidates: int, transform: Transform[T], deadli
     """Read the candidate frames with seeks, each transformed. Errors: VideoError; SeekingFailed: try in order."""
     container, stream = open_video(path)
     with container:
-        timeline = read_timeline(container, stream, deadline)
-        indices = sample_indices(timeline.total, candidates)
-        if timeline.stamps is None:
-            raise SeekingFailed("the container gives no distinct time stamps")
-        pts = timeline.stamps[indices]
-        converter = VideoReformatter()
-        found = {
-            stamp: transform(to_rgb(frame, converter))
-            for stamp, frame in seek_targets(container, stream, timeline, pts.tolist(), deadline)
-        }
-    return make_reading([found[stamp] for stamp in pts.tolist()], indices, pts, timeline, "seek")
+        timeline = read_timeline(path, container, stream, deadline)
+        if timeline.stamps is None or timeline.doubt:
+            raise SeekingFailed(timeline.doubt)
+        indices, pictures = sample_indices(timeline.total, candidates), Pictures(stream)
+        pts = timeline.stamps[indices].tolist()
+        shown = seek_targets(container, stream, timeline, pts, deadline)
+        found = {stamp: transform(pictures(frame)) for stamp, frame in shown}
+    frames = [found[stamp] for stamp in pts]
+    return make_reading(frames, indices, timeline.total, timeline.stamps, timeline, "seek", pictures.notes)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from viarl.sections import Pixels, key, section
 
-FORMAT = 1  # raise it when the tensors or the header of a cache file change
+FORMAT = 2  # raise it when the tensors or the header of a cache file change
 
 
 @section

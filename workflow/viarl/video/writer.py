@@ -1,5 +1,6 @@
 """Making the frame cache: one file a video, written whole or not at all, and kept as long as it is the right one."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -38,7 +39,12 @@ def write_cached(path: Path, reading: Reading[tuple[np.ndarray, bytes]], identit
         "times": reading.times,
     }
     lengths = {"n": str(len(jpegs)), "total": str(reading.total), "fps": repr(reading.fps)}
-    rest = {"duration": repr(reading.duration), "time_base": str(reading.time_base), "how": reading.how}
+    rest = {
+        "duration": repr(reading.duration),
+        "time_base": str(reading.time_base),
+        "how": reading.how,
+        "notes": json.dumps(reading.notes),
+    }
     header = identity | lengths | rest
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
@@ -86,7 +92,8 @@ def cache_video(video: Video, folder: Path, settings: CacheSettings, timeout_s: 
         header = write_cached(path, reading, identity)
     source_of = {"file": path.relative_to(folder).as_posix(), "sha256_source": sha256, "size": int(size)}
     numbers = {"n": int, "total": int, "fps": float, "duration": float, "how": str}
-    return source_of | {name: kind(header[name]) for name, kind in numbers.items()}
+    stated = {name: kind(header[name]) for name, kind in numbers.items()}
+    return source_of | stated | {"notes": json.loads(header["notes"])}
 
 
 def manifest_record(
