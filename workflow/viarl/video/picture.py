@@ -24,28 +24,29 @@ def check_size(width: int, height: int) -> None:
 class Pictures:
     """Converts the frames of one video; `notes` says in words what is done to them beyond a change of colour space.
 
-    The first frame decides on the size, as in players: later ones of another size are scaled to it.
+    The first frame decides on orientation and size: later ones of another size are scaled to it, as players do.
     """
 
     def __init__(self, stream: VideoStream) -> None:
         self.ratio = Fraction(stream.sample_aspect_ratio or 1)  # width of a pixel / its height
         self.stored = (0, 0)  # width and height of the first frame
-        self.size = (0, 0)  # the same with square pixels, before turning
+        self.size = (0, 0)  # the same with square pixels
+        self.turn: Orientation = (1, 0, 0, 1)
         self.notes: list[str] = []
         self._converter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Return a frame as (H, W, 3) uint8 RGB; VideoError where it is too large."""
         check_size(frame.width, frame.height)
-        turn, (width, height) = orientation(frame), self.size
-        if not width:
-            width, height = self._decide(frame, turn)
+        if not any(self.size):
+            self._decide(frame)
+        width, height = self.size
         if (frame.width, frame.height) != self.stored:
             self._note(f"frames of other sizes scaled to {width} x {height}")
         image: np.ndarray = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
-        return upright(image, turn)
+        return upright(image, self.turn)
 
-    def _decide(self, frame: VideoFrame, turn: Orientation) -> tuple[int, int]:
+    def _decide(self, frame: VideoFrame) -> None:
         width, height = self.stored = frame.width, frame.height
         if self.ratio > 1:  # stretched, never squeezed: no pixel is lost
             width = round(width * self.ratio)
@@ -53,7 +54,7 @@ class Pictures:
             height = round(height / self.ratio)
         check_size(width, height)
         self.size = width, height
-        a, b, c, d = turn
+        a, b, c, d = self.turn = orientation(frame)
         if self.ratio != 1:
             shape = f"{self.ratio.numerator}:{self.ratio.denominator}"
             self._note(f"pixels of {shape} made square: {frame.width} x {frame.height} to {width} x {height}")
@@ -63,7 +64,6 @@ class Pictures:
             self._note("turned upright")
         if frame.color_trc in HDR:
             self._note(f"HDR ({HDR[ColorTrc(frame.color_trc)]}): its code values as they are, not converted to SDR")
-        return self.size
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -75,6 +75,7 @@ def orientation(frame: VideoFrame) -> Orientation:
 
     Source: FFmpeg's display matrix, nine numbers whose first two rows hold a, b and c, d.
     """
+    # Asked of one frame only: PyAV ties a frame and its side data to each other, so that it waits for a collection.
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 1, 0, 0, 1
