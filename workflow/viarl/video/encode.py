@@ -5,7 +5,6 @@ The code fingerprint of this module is part of every cache file: files made by o
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +27,14 @@ def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:
     return int(height * factor), int(width * factor)
 
 
-@lru_cache(maxsize=64)
-def nearest(length: int, wanted: int) -> np.ndarray:
-    """Return which of `length` rows Pillow's nearest neighbour keeps for `wanted` rows, (wanted,) int."""
-    ramp = Image.fromarray(np.arange(length, dtype=np.int32)[:, None])
-    return np.asarray(ramp.resize((1, wanted), Image.Resampling.NEAREST))[:, 0].astype(np.intp)
-
-
 def shrink(frame: np.ndarray, pixels: int) -> np.ndarray:
     """Return a frame, (H, W, 3) uint8, with its longest side at most `pixels`, by Pillow's nearest neighbour."""
-    height, width = fitted(frame.shape[0], frame.shape[1], pixels)
-    if (height, width) == frame.shape[:2]:
-        return frame
-    rows, columns = nearest(frame.shape[0], height), nearest(frame.shape[1], width)
-    return frame[rows].take(columns, axis=1)
+    return np.asarray(_shrunk(Image.fromarray(frame), pixels))
+
+
+def _shrunk(image: Image.Image, pixels: int) -> Image.Image:
+    height, width = fitted(image.height, image.width, pixels)
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.NEAREST)
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,10 @@ class FrameEncoder:
     jpeg_quality: int
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, bytes]:
-        large = shrink(frame, self.answerer_pixels)
+        large = _shrunk(Image.fromarray(frame), self.answerer_pixels)
         jpeg = io.BytesIO()
-        Image.fromarray(large).save(jpeg, "JPEG", quality=self.jpeg_quality, subsampling=0)
-        return shrink(large, self.selector_pixels), jpeg.getvalue()
+        large.save(jpeg, "JPEG", quality=self.jpeg_quality, subsampling=0)
+        return np.asarray(_shrunk(large, self.selector_pixels)), jpeg.getvalue()
 
 
 def read_encoded(path: Path, settings: CacheSettings, timeout_s: float) -> Reading[tuple[np.ndarray, bytes]]:
