@@ -47,8 +47,8 @@ def read_sequentially(path: Path, candidates: int, keep: Keep) -> Reading[None]:
         notes.append("time stamps are those of decoding: sorted")
         return make_reading([], indices, total, timeline.stamps, timeline, "sequential", notes)
     known = np.array([stamp for stamp in stamps if stamp is not None])
-    rising = len(known) == total and not (np.diff(known) <= 0).any() and not timeline.by_decoding
-    return make_reading([], indices, total, known if rising else None, timeline, "sequential", notes)
+    usable = len(known) == total and known[0] < known[-1] and (np.diff(known) >= 0).all() and not timeline.by_decoding
+    return make_reading([], indices, total, known if usable else None, timeline, "sequential", notes)
 
 
 def decode_in_order(path: Path, timeline: Timeline, wanted: set[int], keep: Keep) -> tuple[list[int | None], list[str]]:

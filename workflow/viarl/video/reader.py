@@ -1,9 +1,10 @@
 """Reading the candidate frames of a video: exactly the right ones, or an error that says why not.
 
 `pyav` seeks to the keyframe before each target and decodes from there (`seeking`): about half the cost of decoding
-everything. Where that fails a child process decodes everything in order (`child`); where that fails too, VideoError.
-A frame is never replaced by a neighbour. `decord` can be chosen to reproduce the authors' numbers: it returns WRONG
-frames without a word for HEVC, open-GOP H.264 and edit lists, and hangs on MPEG-TS, so it runs in the child process.
+everything. Where the container cannot be believed, or seeking fails, a child process decodes everything in order
+(`child`), and its frames count; where that fails too, VideoError. A frame is never replaced by a neighbour. `decord`
+can be chosen to reproduce the authors' numbers: it returns WRONG frames without a word for HEVC and open-GOP H.264,
+and hangs on MPEG-TS, so it runs in the child process, and what it cannot do is refused or noted.
 """
 
 import time
