@@ -198,7 +198,7 @@ def test_a_set_of_which_no_video_can_be_used_is_one_clear_error(stage: Any, tmp_
         **{field.name: given[field.name] for field in fields(stage.Settings) if field.name in given}
     )
     with pytest.raises(
-        ValueError, match=r"none of the 1 videos can be used \(.*0\.json\)\. Repair .*\n  v: cannot be opened"
+        ValueError, match=r"frames: none of the 1 videos can be used\. Repair .*\n  v: cannot be opened"
     ):
         stage.main(settings)
 

@@ -74,8 +74,8 @@ class FrameCache:
         """Raise ValueError, with the first reasons, where no video can be used: nothing is left to ask about."""
         if not self._entries:
             named = listed([f"  {video}: {reason}" for video, reason in self.bad.items()])
-            where = ", ".join(str(manifest) for manifest in self._manifests)
-            what = f"none of the {len(self.bad)} videos can be used ({where}). Repair or replace them"
+            where = ", ".join(sorted({str(manifest.parent) for manifest in self._manifests}))
+            what = f"{where}: none of the {len(self.bad)} videos can be used. Repair or replace them"
             raise ValueError(f"{what}:\n{named}")
 
     def _entry(self, video: str) -> tuple[Path, Path, dict[str, Any]]:
