@@ -21,17 +21,20 @@ _MARKS |= {0x2018: "'", 0x2019: "'", 0x2013: "-", 0x2014: "-", ord("→"): ":", 
 
 # A letter that stands alone, in brackets or not: it is no part of a word, of "X-ray" or of "e.g."
 _ALONE = (
-    r"[(\[{<]{0,3}(?<![A-Za-z0-9'])(?<![A-Za-z]-)([A-Za-z])(?![A-Za-z0-9']|-[A-Za-z]|\.[A-Za-z](?![A-Za-z]))[)\]}>]*"
+    r"[(\[{<]{0,3}(?<![A-Za-z0-9'])(?<![A-Za-z]-)([A-Za-z])"
+    r"(?![A-Za-z0-9']|-[A-Za-z]|\+(?! ?[A-Z])|\.[A-Za-z](?![A-Za-z]))[)\]}>]*"
 )
 # "A" and "I" before a word are an article and a pronoun, unless it is one that neither stands before.
-_FREE = r"and|are|as|at|based|because|but|does|due|for|from|has|in|is|maybe|on|or|since|so|that|to|was|were|which|with"
+_FREE = (
+    r"and|are|as|at|based|because|but|does|due|for|from|has|in|is|maybe|on|or|since|so|that|then|to|was|were|which|with"
+)
 _X = rf"{_ALONE}(?!(?<=[AaIi]) (?!(?:{_FREE}|[A-J])\b)[A-Za-z0-9])"
-_THOSE = r"(?i:options? )?\(?\b[A-J]\b\)?(?:(?:, ?(?:and |or )?|/| (?:and|or|nor|&) )\(?[A-J]\b\)?){0,9}"
+_THOSE = r"(?i:options? )?\(?\b[A-J]\b\)?(?:(?:, ?(?:and |or )?|[/-]| (?:and|or|nor|&) )\(?[A-J]\b\)?){0,9}"
 
-_IS = r"(?: (?:is|was|would be|must be|should be|will be|seems to be|appears to be)\b)?"
+_IS = r"(?: (?:is|was|would be|must be|should be|will be|seems to be|appears to be)\b|(?= ?[:=>(\[\n-]))"
 _ANSWER = (
     r"(?i:(?:(?:the|my|best|correct|right|final|most|likely) ){0,9}"
-    rf"(?:\banswers?(?: (?:option|choice))?\b(?: (?:to|for) [^.?!:\n]*?)?{_IS}"
+    rf"(?:\banswers?(?: (?:option|choice))?\b(?: (?:to|for) [^.?!:\n]{{0,120}}?)?{_IS}"
     rf"|(?:best|correct|right|final|chosen|my) (?:option|choice|letter)\b{_IS}|\bchoice is\b)"
     r"|\bI(?:'d|'ll| would| will)? (?:choose|select|pick|go with)\b|答案|正解|选择?(?!项)|答え|정답|답)"
     r"\s*[是为は은는]?\s*[:=>-]{0,9}\s*"
@@ -47,25 +50,25 @@ _NOT_CHOSEN = re.compile(
     # "B is wrong", "A and C are not seen", "(A) cannot be it"
     r"|(?!I )(?:\(?\b[A-J]\b[).:]*(?= (?:is|was|does|did|has|can|could|would))"
     rf"|{_THOSE}(?= (?:are|were|do|did|have|can|could)))"
-    r" (?:cannot|[a-z]+(?:n't| (?:(?:clearly|also|both|all|obviously|just|the) )*"
+    r" (?:cannot|[a-z]+(?:n't| (?:(?:be|clearly|also|both|all|obviously|just|the) )*"
     r"(?:not|never|wrong|incorrect|false|unlikely|impossible|excluded|eliminated|ruled out)\b))"
 )
 _LETTER, _STATED, _FILLERS = re.compile(_X), re.compile(_ANSWER), re.compile(_FILLER)
 _ANOTHER = re.compile(  # "or C", ", C", "/ C"; not ", C shows a bike"
-    r"[)\]}>]*(?: ?[,/&+;-] ?| )(?:(?:and|or|nor|to|through) )?(?:(?:maybe|perhaps|option) )?"
-    rf"{_X}(?!,? (?!as\b)[a-z]*s\b)",
+    r"[)\]}>]*(?: ?[,/&+;>-]{1,2} ?| )(?:(?:and|or|nor|to|through) )?(?:(?:maybe|perhaps|option) )?"
+    rf"{_X}(?!,? (?!as\b)[a-z]*s\b)|[)\]}}>]*[.:] ?{_X}\W*$",
     re.IGNORECASE,
 )
-_ITEM = re.compile(rf"\W*?(?:(?:option|choice|letter) )?{_X}(?:(?<=[)\]}}>])|[.:]|\W*$)", re.IGNORECASE)
+_ITEM = re.compile(rf"\W*?(?:(?:answer|option|choice|letter) )?{_X}(?:(?<=[)\]}}>])|[.:]|\W*$)", re.IGNORECASE)
 _REASONED = re.compile(rf"\W*?{_X}(?: ?[,;(-]| (?:because|since|as|due)\b)")
 _REMARKS = re.compile(r"\W*A[).:]+ *(\w[^\n]*?)[.;,\n]\W*?B[).:]+ *", re.IGNORECASE)
 _LISTED = re.compile(r"\W*A\W*\nB\W*(?:\n|$)", re.IGNORECASE)
 _IS_RIGHT = re.compile(
-    rf"{_X} (?:is|was|must be|looks|seems) (?:correct|right|true|accurate|the (?:\w+ )?(?:answer|option|choice))\b"
+    rf"{_X} (?:is|was|must be|looks|seems) (?:correct|right|true|the (?:\w+ )?(?:answer|option|choice|match))\b"
 )
 _CONCLUSION = re.compile(
-    r"(?:\b(?:so|thus|therefore|hence|then|it is|it's|must be|option|choice|conclu\w+|likely|say)\b|[:=>])[ ,:]{0,9}"
-    rf"(?:(?:the|option|it is|it's)\b ?){{0,9}}{_X}\W*$",
+    r"(?:\b(?:so|thus|therefore|hence|it is|it's|must be|option|choice|conclu\w+|likely|say)\b|[:=>])[ ,:]{0,9}"
+    rf"(?:(?:the|option|it is|it's)\b ?){{0,9}}{_X}(?:\W*$|,? (?:because|since|as)\b)",
     re.IGNORECASE,
 )
 
