@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from viarl.answer.answerer import Answerer, Request
-from viarl.answer.asking import answerer_messages, extract_letter
+from viarl.answer.asking import answerer_messages
+from viarl.answer.letter import extract_letter
 from viarl.datasets.needle import make_set
 from viarl.datasets.needle_render import encode, render
 from viarl.evaluate.selectors import Sources, choose

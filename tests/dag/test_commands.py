@@ -34,6 +34,7 @@ def test_presets(fresh: Workflow, presets: tuple[str, ...], monkeypatch: pytest.
     monkeypatch.setenv(RUNTIME_VARIABLE, json.dumps(RUNTIME))
     done = fresh.run("-n", "-p", *(["--configfile", *presets] if presets else []))
     assert done.returncode == 0, done.output
+    assert "max_bad_share" not in done.output
     made = {"fetch_dataset"} if "presets/paper.yaml" in presets else {"make_needle"}
     assert made | {"train_selector", "evaluate", "make_report"} <= check_commands(done.output)
 
@@ -49,6 +50,8 @@ def test_local(fresh: Workflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = fresh.run("-n", "-p", "--configfile", str(tmp_path / "mine.yaml"))
     assert done.returncode == 0, done.output
     assert "import_local" in check_commands(done.output)
+    commands = re.findall(r"viarl\.stages\.cache_frames --.*", done.output)
+    assert commands and all('"max_bad_share": 1.0' in command for command in commands)  # one's own fail no job
 
 
 @pytest.mark.parametrize("labels", ["clip_topk", "oracle"])

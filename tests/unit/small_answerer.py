@@ -33,6 +33,9 @@ class MemoryCache:
     def videos(self) -> list[str]:
         return sorted(self.counts)
 
+    def check_usable(self) -> None:
+        assert self.counts
+
     def count(self, video: str) -> int:
         return self.counts[video]
 

@@ -28,6 +28,7 @@ rule cache_frames:
             "cache_frames",
             lambda config, w: counted(CacheSettings, config["frames"]),
             lambda config, w: {"shard": int(w["shard"]), "shards": shards(config, w)},
+            lambda config, w: {"max_bad_share": 1.0} if w["set"].startswith("local") else {},
         ),
     shell:
         "python -m viarl.stages.cache_frames --settings {params.settings:q}"

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is refused before it is read
+LONGEST_LIST = 100_000_000  # the same where all records of a file are one JSON list, perhaps on one line
 _UTF32, _UTF16 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MARKS = {**dict.fromkeys(_UTF32, "UTF-32"), **dict.fromkeys(_UTF16, "UTF-16")}  # UTF-32's begin with UTF-16's
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ABANDONED_S = 2 * 24 * 3600.0  # age of another host's temporary that is taken for left behind
+_WORD = re.compile(r"\S")
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 _TEMPORARY = re.compile(r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp$")
 
@@ -109,10 +111,10 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it so that its rule makes it again") from error
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line with its end) of a UTF-8 file, with a byte order mark or without, in bounded memory.
 
-    Errors: ValueError naming file, place and remedy: another encoding, a zero byte, a line above `LONGEST_LINE`, no
+    Errors: ValueError naming file, place and remedy: another encoding, a zero byte, a line above `longest` bytes, no
     ordinary file (a named pipe would wait for ever), no permission.
     """
     if path.exists() and not path.is_file():
@@ -121,15 +123,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as handle:
             for number in itertools.count(1):
-                line = handle.readline(LONGEST_LINE + 1)
+                line = handle.readline(longest + 1)
                 if not line:
                     return
                 if number == 1:
                     if mark := next((mark for mark in _MARKS if line.startswith(mark)), None):
                         raise ValueError(f"{path}: is {_MARKS[mark]}; save it as UTF-8")
                     position += len(line) - len(line := line.removeprefix(codecs.BOM_UTF8))
-                if len(line) > LONGEST_LINE:
-                    raise ValueError(f"{path} line {number}: longer than {LONGEST_LINE} bytes; end each record's line")
+                if len(line) > longest:
+                    raise ValueError(f"{path} line {number}: longer than {longest} bytes; end each record's line")
                 if b"\0" in line:
                     at = position + line.index(b"\0")
                     raise ValueError(f"{path} line {number}: holds a zero byte (byte {at}); save it as UTF-8 text")
@@ -155,6 +157,57 @@ def json_object(line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {_KINDS[type(record)]}; write one JSON object a line")
     return record
+
+
+def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Yield (row from 1, the object or why it is none) of JSON lines, or of one JSON list of objects.
+
+    Errors: ValueError for what `text_lines` refuses, and, naming the line, for a list that breaks off or goes on badly.
+    """
+    try:
+        with path.open("rb") as handle:
+            is_list = handle.read(LONGEST_LINE).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    except OSError:
+        is_list = False  # text_lines says what is wrong
+    for number, line in _listed_objects(path) if is_list else text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield number, json_object(line)
+        except ValueError as error:
+            yield number, error
+
+
+def _listed_objects(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (row from 1, text) of the values of a JSON list."""
+    text = "".join(line for _, line in text_lines(path, LONGEST_LIST))
+    read = json.JSONDecoder(parse_int=str).raw_decode  # a number without end is the record's fault, not the list's
+    number, at = 0, _to_word(text, text.index("[") + 1)
+    try:
+        while number or text[at : at + 1] != "]":
+            _, end = read(text, at)
+            number += 1
+            yield number, text[at:end]
+            at = _to_word(text, end)
+            if text[at : at + 1] == "]":
+                break
+            if text[at : at + 1] != ",":
+                raise json.JSONDecodeError("a comma or ] is missing", text, at)
+            at = _to_word(text, at + 1)
+        if (at := _to_word(text, at + 1)) < len(text):
+            raise json.JSONDecodeError("more follows behind the list", text, at)
+    except json.JSONDecodeError as error:
+        place = f"{path} line {error.lineno}: not JSON ({error.msg} at character {error.colno})"
+        raise ValueError(f"{place}; correct the list there") from error
+    except RecursionError as error:
+        what = f"{path} row {number + 1}: not JSON that can be read (nested too deeply)"
+        raise ValueError(f"{what}; write a list of objects") from error
+
+
+def _to_word(text: str, at: int) -> int:
+    """Return the place of the next character that is no white space."""
+    found = _WORD.search(text, at)
+    return found.start() if found else len(text)
 
 
 _KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,11 @@ T = TypeVar("T")
 LETTERS = "ABCDEFGHIJ"
 ENDING = "\n"  # an empty line, so that a file that was cut between two records is told from a whole one
 _GROUP = re.compile(r"[a-z_]+=[^\x00-\x1f]+")
+# Qwen's tokenizers take these for commands wherever they stand; <think> and <tool_call> in a question are only words.
+_CONTROL = re.compile(
+    r"<\|(?:endoftext|im_(?:start|end)|(?:object_ref|box|quad|vision)_(?:start|end)|(?:vision|image|video|fim)_pad"
+    r"|fim_(?:prefix|middle|suffix)|repo_name|file_sep)\|>"
+)
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
@@ -71,6 +77,22 @@ def safe_id(text: str) -> str:
     return f"{likeness.strip('._-') or 'unnamed'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
+def in_one_form(text: str) -> str:
+    """Return a text as it compares with others: composed (NFC; Macs decompose), every kind of space a plain one."""
+    return re.sub(r"\s", " ", unicodedata.normalize("NFC", text))
+
+
+def control_token(*texts: str) -> str:
+    """Return the first control token of a model in texts for its prompt, "" if there is none."""
+    found = _CONTROL.search("\n".join(texts))
+    return found[0] if found else ""
+
+
+def without_control_tokens(text: str) -> str:
+    """Return a text with a space in place of every control token, so that what is left makes no new one."""
+    return _CONTROL.sub(" ", text)
+
+
 def shard_of(video: str, shards: int) -> int:
     """Return the shard, 0 .. shards - 1, that a video belongs to.
 
@@ -99,6 +121,10 @@ def item_of(record: dict[str, Any], where: str) -> Item:
         raise ValueError(f"{where}: options must be a list of texts, not {shown(options)}")
     if len(options) == 1 or len(options) > len(LETTERS):
         raise ValueError(f"{where}: {len(options)} options; give 2 to {len(LETTERS)}, or [] for an open question")
+    if mark := control_token(record["question"], *options):
+        raise ValueError(
+            f"{where}: question or options hold {mark}, which models take for a command; write it otherwise"
+        )
     letters = LETTERS[: len(options)]
     if answer and answer not in [*letters]:
         raise ValueError(f"{where}: answer {shown(answer)} is not one of the letters {letters!r} of its options")

@@ -9,7 +9,8 @@ from PIL import Image
 
 from small_answerer import MemoryCache, item, small_answerer, small_vlm
 from viarl.answer.answerer import Request
-from viarl.answer.asking import answerer_messages, extract_letter
+from viarl.answer.asking import answerer_messages
+from viarl.answer.letter import extract_letter
 from viarl.models.vlm import Vlm
 
 COUNTS = {"v0": 8, "v1": 5}

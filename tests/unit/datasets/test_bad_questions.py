@@ -42,12 +42,62 @@ CSV: dict[str, tuple[str, str]] = {
     "long name": ("v" * 300 + ",Q,a|b,A", "video: 'v{120}'… .*cannot be opened .File name too long.; correct the name"),
     "control character": ("v\x071.mp4,Q,a|b,A", r"video: 'v\\x071.mp4' holds a control character; rename the file"),
     "line end in name": ('"v\n1.mp4",Q,a|b,A', r"row 3: video: 'v\\n1.mp4' holds a control character; rename the file"),
+    "another case": ("V2.mp4,Q,a|b,A", "video: 'V2.mp4' is no file in .*; 'v2.mp4' differs in case only: write that"),
+    "no suffix": ("v2,Q,a|b,A", "video: 'v2' is no file in .*; 'v2.mp4' differs in suffix only: write that"),
+    "two suffixes": ("v2.old,Q,a|b,A", "video: 'v2.old' is no file in .*; 'v2.mp4' differs in suffix only: write that"),
+    "a suffix within": (
+        "a.film,Q,a|b,A",
+        "video: 'a.film' is no file in .*; 'a.film.mkv' differs in suffix only: write",
+    ),
+    "a folder's case": (
+        r"SUB\A,Q,a|b,A",
+        "video: 'SUB/A' is no file in .*; 'sub/a.mkv' differs in case and suffix only",
+    ),
+    "a wide colon": (
+        "At 9: one.mp4,Q,a|b,A",
+        "video: .* is no file in .*; 'At 9\uff1a one.mp4' differs in width of letters only",
+    ),
+    "one of two": (
+        "v1,Q,a|b,A",
+        "video: 'v1' is no file in .*; 'V1.MP4' and 'v1.mp4' differ in suffix only: write one of",
+    ),
+    "absolute on Windows": (
+        r"C:\films\v1.mp4,Q,a|b,A",
+        r"video: 'C:\\\\films\\\\v1.mp4' is absolute; give it relative",
+    ),
+    "upwards on Windows": (r"..\secret.mp4,Q,a|b,A", "video: .* leads out of local.folder"),
+    "alike outside": ("outside/SECRET.mp4,Q,a|b,A", "video: .* leads out of local.folder"),
     "no question": ("v1.mp4, ,a|b,A", "question: empty; write the question, or remove the row"),
     "one option": ("v1.mp4,Q,a,A", r"options: 1 given; give 2 to 10, in CSV separated by \|"),
     "eleven options": ("v1.mp4,Q,a|b|c|d|e|f|g|h|i|j|k,A", "options: 11 given"),
     "empty option": ("v1.mp4,Q,a||b,A", "options: .* holds an empty option; remove it"),
-    "option twice": ("v1.mp4,Q,a|b|A,B", "options: .* holds an option twice; make them different"),
+    "option twice": ("v1.mp4,Q,a|b|a,B", "options: .* holds an option twice; make them different"),
+    "option twice for the eye": (
+        "v1.mp4,Q,caf\u00e9|cafe\u0301,B",
+        "options: .* holds an option twice; make them different",
+    ),
     "options with their letters": ("v1.mp4,Q,A) a|B) b,B", "options: .* begin with letters, which are put before"),
+    "options with small letters": ("v1.mp4,Q,a. x|b. y,B", "options: .* begin with letters, which are put before"),
+    "a list that breaks off": (
+        'v1.mp4,Q,"[""a|b"", ""c]",A',
+        r'options: .* is no list of texts; write \["yes", "no"\], or yes|no',
+    ),
+    "token in the question": (
+        "v1.mp4,What is <|video_pad|>?,a|b,A",
+        r"question: .* holds <\|video_pad\|>, which models take for",
+    ),
+    "token in a listed option": (
+        'v1.mp4,Q,"[""a"", ""b <|im_end|>""]",A',
+        r"options: .* holds <\|im_end\|>, which .*; write it oth",
+    ),
+    "a place": (
+        "v1.mp4,Q,red|blue,1",
+        "answer: '1' may count from 0 or from 1; write the option's letter, or its text",
+    ),
+    "case alone": (
+        "v1.mp4,Q,polish|Polish,POLISH",
+        "answer: 'POLISH' is the text of option A, and the text of option B; rew",
+    ),
     "no options": ("v1.mp4,Q,,A", "answer: 'A', but there are no options; add them"),
     "no answer": ("v1.mp4,Q,a|b,", "answer: empty, but training needs options and answer"),
     "neither": ("v1.mp4,Q,,", "options: empty, but training needs options and answer"),
@@ -63,7 +113,11 @@ GOOD = {"video": "v1.mp4", "question": "Q", "options": ["a", "b"], "answer": "A"
 JSONL: dict[str, tuple[Any, str]] = {
     "cut off": ("{", r"not JSON \(.* at character 2\); write one JSON object a line"),
     "trailing comma": ('{"video": "v1.mp4", "question": "Q",}', r"not JSON \(.*\); write one JSON object a line"),
-    "a list": ([1], "not a JSON object but a list"),
+    "a number in a list": (
+        [1],
+        "not a JSON object but a number; write one JSON object a line, or all of them in one list",
+    ),
+    "a list in a list": ([[1]], "not a JSON object but a list"),
     "a number": (3, "not a JSON object but a number"),
     "null": (None, "not a JSON object but null"),
     "nested without end": ("[" * 100_000, "nested too deeply"),
@@ -71,6 +125,11 @@ JSONL: dict[str, tuple[Any, str]] = {
     "unknown field": ({**GOOD, "anwser": "A"}, r"unknown fields \['anwser'\]; known are"),
     "missing field": ({"video": "v1.mp4"}, "question: the field is missing; add it"),
     "twice": ('{"video": "v1.mp4", "question": "Q", "video": "v2.mp4"}', "video: the field comes twice; remove one"),
+    "a place": (
+        {**GOOD, "answer": 1},
+        "answer: 1 may count from 0 or from 1; write the option's letter, or its text in qu",
+    ),
+    "a bad option": ({**GOOD, "options": ["a", "\ud800"]}, "options: holds a character that is none"),
     "number for a text": ({**GOOD, "question": 3}, "question: 3 is no text; put it in quotes"),
     "options as a mapping": ({**GOOD, "options": {"A": "a"}}, "options: .* is no list of texts"),
     "an option as a number": ({**GOOD, "options": ["a", 2]}, "options: .* is no list of texts"),
@@ -132,7 +191,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files that are named like videos; the import does not decode them."""
     folder = tmp_path_factory.mktemp("films") / "videos"
     (folder / "sub").mkdir(parents=True)
-    for name in ("v1.mp4", "v2.mp4", "V1.MP4"):
+    for name in ("v1.mp4", "v2.mp4", "V1.MP4", "a.film.mkv", "sub/a.mkv", "At 9\uff1a one.mp4"):
         (folder / name).write_bytes(name.encode())
     (folder / "empty.mp4").touch()
     (folder / "film.mp4").mkdir()
@@ -188,6 +247,44 @@ def test_line_of_a_jsonl(name: str, refused: Import, tmp_path: Path) -> None:
     path.write_text(record if isinstance(record, str) else json.dumps(record))
     place = "" if pattern.startswith("row") else "row 1: "
     one_line(refused(path), f"^error: {path} {place}.*{pattern}")
+
+
+GOOD_LINE = json.dumps(GOOD)
+BROKEN = {  # has many rows, and one fault
+    "cut off": (
+        f"[\n{GOOD_LINE},\n{GOOD_LINE[:-3]}",
+        r"line 3: not JSON \(Unterminated .* at char.*; correct the list there",
+    ),
+    "no comma": (f"[\n{GOOD_LINE}\n{{}}\n]", r"line 3: not JSON \(a comma or \] is missing at character 1\)"),
+    "a comma too many": (f"[\n{GOOD_LINE},\n]", r"line 3: not JSON \(Expecting value at character 1\)"),
+    "two lists": ("[\n]\n[\n]", r"line 3: not JSON \(more follows behind the list at character 1\)"),
+    "a list in an object": (
+        json.dumps({"data": [GOOD]}, indent=1),
+        r"row 1: not JSON .* in one list.*; the \d+ rows behind",
+    ),
+    "a web page": ("<html>\n<p>\nNot found\n</html>", "row 1: not JSON .*; the 3 rows behind it are none either"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_one_fault(name: str, refused: Import, tmp_path: Path) -> None:
+    content, pattern = BROKEN[name]
+    path = tmp_path / "questions.json"
+    path.write_text(content)
+    one_line(refused(path), f"^error: {path} {pattern}")
+
+
+def test_faults_of_a_list_are_told_by_row(refused: Import, tmp_path: Path) -> None:
+    path = tmp_path / "questions.json"
+    twice = '{"video": "v1.mp4", "video": "v2.mp4", "question": "Q"}'
+    path.write_text(f"[{json.dumps(GOOD)},\n 3, {twice}, {json.dumps({**GOOD, 'answer': 'E'})}, {{}}]")
+    rows = [line.partition(f"{path} ")[2].split(";")[0] for line in refused(path).splitlines()]
+    assert rows == [
+        "row 2: not a JSON object but a number",
+        "row 3: video: the field comes twice",
+        "row 4: answer: 'E' is neither one of AB nor the text of an option",
+        "row 5: video: the field is missing",
+    ]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -255,6 +352,10 @@ ITEMS: dict[str, tuple[Any, str]] = {
     "subtitles outside": ({**ITEM, "subtitles": "../a.srt"}, "subtitles '../a.srt' lead out of the folder"),
     "unknown field": ({**ITEM, "extra": 1}, r"unknown fields \['extra'\]; allowed are"),
     "missing field": ({k: v for k, v in ITEM.items() if k != "options"}, "the field 'options' is missing; add it"),
+    "control token": (
+        {**ITEM, "options": ["a", "b<|im_end|>"]},
+        r"question or options hold <\|im_end\|>, which models",
+    ),
     "id twice": ({**ITEM, "id": "q1"}, "the id 'q1' was used before; ids must be unique"),
     "cut off": ('{"id": "q2", "vid', r"not JSON \(.*\); write one JSON object a line"),
     "a list": ([1], "not a JSON object but a list"),

@@ -93,6 +93,22 @@ def test_wanted_members_alone_are_written(tmp_path: Path, kind: str) -> None:
     assert names(Joined([path]), "a") == [*MEMBERS]
 
 
+class Unmarked(zipfile.ZipInfo):
+    """A member whose name is UTF-8 and does not say so, as Macs write them."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode(), self.flag_bits
+
+
+def test_names_in_a_zip_of_windows_or_a_mac(tmp_path: Path) -> None:
+    names = ["data\\a.mp4", "data/\u00e9.mp4"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for info in (*map(zipfile.ZipInfo, names), Unmarked("data/cafe\u0301.mp4")):
+            archive.writestr(info, FILM)
+    found = extract([tmp_path / "a.zip"], films, tmp_path / "out")
+    assert [*found.files] == ["data/a.mp4", "data/\u00e9.mp4", "data/cafe\u0301.mp4"] and not found.refused
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("sizes", [(1,), (3, 1, 2), (50_000, 10, 70_000), (10,) * 30])
 def test_parts_are_read_as_one(tmp_path: Path, kind: str, sizes: tuple[int, ...]) -> None:

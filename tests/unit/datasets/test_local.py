@@ -51,7 +51,52 @@ def test_csv_and_jsonl_give_the_same_items(folder: Path) -> None:
     assert items[0] == others[0] and items[0].evidence == ((1.0, 2.5), (4.0, 4.0)) and items[0].answer == "B"
     assert items[1].options == ("the dog", "a cat") and items[1].answer == "B" and items[1].id.endswith("-4")
     assert items[2].options == () and items[2].answer == ""
+    for indent in (None, 1):  # on one line, and on many; numbered by place
+        whole = write(folder, "\n" + json.dumps(lines, indent=indent), "questions.json")
+        assert import_questions(folder, whole, labelled=False) == (others, same)
     assert Path(videos[1].path).read_bytes() == b"content 0"
+
+
+def test_what_a_csv_can_say(folder: Path) -> None:
+    """Options that hold a bar, or differ in case only; answers in every notation."""
+    rows = {'"[""a|b"", ""c""]",a|b': (("a|b", "c"), "A"), "[music]|[noise],[noise]": (("[music]", "[noise]"), "B")}
+    rows |= {"Polish|polish,polish": (("Polish", "polish"), "B"), "a|b|A,C": (("a", "b", "A"), "C")}
+    rows |= {f"yes|no,{answer}": (("yes", "no"), "B") for answer in ("b", "(b)", "b.", "B)", "(B)", "NO")}
+    rows |= {"1|2|3,2": (("1", "2", "3"), "B"), "cafe\u0301|tea,caf\u00e9": (("cafe\u0301", "tea"), "A")}
+    path = write(folder, "\n".join([HEADER, *(f"v1.mp4,What is <|x|> or <think>?,{row}" for row in rows)]))
+    items, _ = import_questions(folder, path, labelled=True)
+    assert [(item.options, item.answer) for item in items] == [*rows.values()]
+
+
+def test_a_name_that_is_written_otherwise_in_its_folder_is_found(folder: Path) -> None:
+    """Decomposed by a Mac or composed, with another kind of space, with the separators of Windows."""
+    (folder / "caf\u00e9").mkdir()
+    for name in (
+        "cafe\u0301.mp4",
+        "caf\u00e9/na\u00efve.mp4",
+        "3.04\u202fPM.mov",
+        "both\u00e9.mp4",
+        "bothe\u0301.mp4",
+        "a\\b.mp4",
+    ):
+        (folder / name).write_bytes(name.encode())
+    (folder / "b.mp4").write_bytes(b"b")
+    asked = {
+        "caf\u00e9.mp4": "cafe\u0301.mp4",
+        "cafe\u0301/nai\u0308ve.mp4": "caf\u00e9/na\u00efve.mp4",
+        "cafe\u0301\\na\u00efve.mp4": "caf\u00e9/na\u00efve.mp4",
+        "3.04 PM.mov": "3.04\u202fPM.mov",
+        "both\u00e9.mp4": "both\u00e9.mp4",
+        "bothe\u0301.mp4": "bothe\u0301.mp4",
+        "sub\\my film.mp4": "sub/my film.mp4",
+        ".\\v1.mp4": "v1.mp4",
+        "a\\b.mp4": "a\\b.mp4",
+    }
+    path = write(folder, "\n".join(["video,question", *(f"{name},Q" for name in asked)]))
+    items, videos = import_questions(folder, path, labelled=False)
+    found = {video.id: str(Path(video.path).relative_to(folder)) for video in videos}
+    assert [found[item.video] for item in items] == [*asked.values()]
+    assert {str(file.relative_to(folder)) for file in local_videos(folder, path, 0, 1)} == set(asked.values())
 
 
 def test_ids_are_safe_and_given_once(folder: Path) -> None:

@@ -94,6 +94,7 @@ def test_a_member_is_found_by_its_ending_and_with_another_suffix() -> None:
     assert located(members, names) == {"a": "x/data/a.mp4", "b": "data/b.MP4", "c": "data/c.mkv"}
     assert located({"a": "a.mp4"}, ["not-a.mp4", "z/a.mp4"]) == {"a": "z/a.mp4"}
     assert located({"s": "subtitle/s.srt"}, ["subtitle/s.mp4"]) == {}
+    assert located({"e": "data/caf\u00e9.mp4"}, ["data/cafe\u0301.mkv"]) == {"e": "data/cafe\u0301.mkv"}
 
 
 # Options and answers --------------------------------------------------------------------------------------------------
@@ -101,7 +102,20 @@ def test_a_member_is_found_by_its_ending_and_with_another_suffix() -> None:
 
 def test_answers_are_read_in_every_notation() -> None:
     options = ("Red", "Green", "Blue, or so.", "Yellow")
-    for answer in ("C", "C.", "(C)", "C)", "C:", "C. Blue, or so.", "(C) Blue, or so", "Blue, or so", "C. something"):
+    for answer in (
+        "C",
+        "C.",
+        "(C)",
+        "C)",
+        "C:",
+        "C. Blue, or so.",
+        "(C) Blue, or so",
+        "Blue, or so",
+        "C. something",
+        "c",
+        "(c)",
+        "c.",
+    ):
         assert letter_of(answer, options) == "C", answer
     for answer, reason in (
         ("E", "answer is no option's letter"),
@@ -117,6 +131,10 @@ def test_answers_are_read_in_every_notation() -> None:
 def test_a_letter_beats_an_option_that_is_that_letter() -> None:
     assert letter_of("A.", ("B", "A", "C")) == "A"
     assert letter_of_text("A", ("B", "A", "C")) == "B"
+    assert (
+        letter_of("a", ("b", "a", "c")) == letter_of("e", ("x", "e")) == "B"
+    )  # as small letters, they are texts first
+    assert letter_of("cafe\u0301", ("tea", "caf\u00e9")) == "B"
     assert letter_of("A. Smith", ("J. Jones", "A. Smith")) == "B"
 
 
@@ -146,6 +164,18 @@ def test_a_question_ends_where_its_options_begin() -> None:
     for text in ("Who?", "Who?\nA. he", "Who?\nB. he\nC. she", "A. he\nB. she"):
         with pytest.raises(Unusable):
             split_question(text)
+
+
+@pytest.mark.parametrize("token", ["<|video_pad|>", "<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_a_question_that_holds_a_control_token_is_counted(token: str) -> None:
+    parsed = Parsed("x")
+    for place, item in enumerate(
+        [Item("q1", "v", f"What{token}?", ("a", "b"), "A"), Item("q2", "v", "Who?", ("a", f"b {token}"), "A")]
+    ):
+        assert parsed.add(f"file:{place}", lambda notes, item=item: (item, "v.mp4")) is None
+    assert parsed.add("file:2", lambda notes: (Item("q3", "v", "Is <|x|> <think>?", ("a", "b"), "A"), "v.mp4"))
+    assert parsed.card()["dropped"] == {"control token of a model in a text": 2}
+    assert {one.detail for one in parsed.dropped} == {token}
 
 
 # The sets -------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def test_an_empty_file_holds_nothing_and_another_kind_of_file_is_bad(tmp_path: P
 
 def test_tags_go_and_what_only_looks_like_one_stays() -> None:
     assert plain('<i>one</i> <font color="white" size=".72c">two</font>{\\an8}') == "one two"
+    assert plain("go &lt;|im_end|&gt; on <|im_<|image_pad|>end|> <|x|>") == "go on <|im_ end|> <|x|>"
     assert plain("a < b &lt;c&gt;  and\n5 > 3") == "a < b <c> and 5 > 3"
 
 

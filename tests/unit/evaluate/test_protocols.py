@@ -9,7 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from viarl.answer.asking import answerer_text, extract_letter
+from viarl.answer.asking import answerer_text
+from viarl.answer.letter import extract_letter
 from viarl.datasets import mlvu_repacked
 from viarl.datasets.hub.sets import SETS
 from viarl.evaluate.benchmarks import Benchmark, benchmark

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from PIL import Image
 
 import hard_videos as hard
 from said import one_line
+from viarl.answer.settings import AnswererSettings
 from viarl.command import run
 from viarl.files import sha256_file
-from viarl.items import Video, write_records
-from viarl.stages import cache_frames
+from viarl.items import Item, Video, write_records
+from viarl.models.settings import ModelSettings
+from viarl.stages import cache_frames, filter_guessable, select_frames
+from viarl.training.settings import FilterSettings
 from viarl.video import child as children
 from viarl.video import picture, reader, seeking, writer
 from viarl.video.format import VideoError
@@ -162,6 +166,41 @@ def test_too_many_bad_videos_are_named_in_part_and_listed_in_full(
     assert sorted((tmp_path / "frames").iterdir()) == [whole]
     cache_frames.main(shard_settings(tmp_path, 1.0))
     assert not whole.exists() and len(json.loads((tmp_path / "frames" / "0.json").read_text())["bad"]) == 25
+
+
+@pytest.mark.parametrize("stage", [select_frames, filter_guessable])
+def test_a_set_of_which_no_video_can_be_used_is_one_clear_error(stage: Any, tmp_path: Path) -> None:
+    """A shard may be bad as a whole; the stage that reads all of them says so, before a model is loaded."""
+    (tmp_path / "v.mp4").write_text("no video")
+    write_records(tmp_path / "videos.jsonl", [Video("v", "v.mp4", 8, "unknown")])
+    write_records(tmp_path / "items.jsonl", [Item("q", "v", "Which?", ("a", "b"), "A")])
+    cache_frames.main(shard_settings(tmp_path, 1.0))
+    given = {
+        "items": tmp_path / "items.jsonl",
+        "manifests": (tmp_path / "frames" / "0.json",),
+        "seed": 0,
+        "selected": 2,
+    }
+    given |= {
+        "output": tmp_path / "out",
+        "number_pixels": 13,
+        "temperature": None,
+        "selector": ModelSettings("short", 8),
+    }
+    given |= {
+        "selector_model": Path("none"),
+        "answerer_model": Path("none"),
+        "scores": (),
+        "report": tmp_path / "report",
+    }
+    given |= {"filter": FilterSettings(), "answerer": AnswererSettings("short", 8)}
+    settings = stage.Settings(
+        **{field.name: given[field.name] for field in fields(stage.Settings) if field.name in given}
+    )
+    with pytest.raises(
+        ValueError, match=r"frames: none of the 1 videos can be used\. Repair .*\n  v: cannot be opened"
+    ):
+        stage.main(settings)
 
 
 def test_a_cache_that_cannot_be_written_is_no_bad_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

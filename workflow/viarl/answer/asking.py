@@ -3,11 +3,11 @@
 `Own` is this project's way, in training everywhere and in evaluation by default; viarl.evaluate.protocols has others.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from viarl.answer.letter import extract_letter
 from viarl.items import LETTERS, Item
 
 Spoken = Callable[[Item, Sequence[int]], str]  # the lines spoken at an item's frames, "" where there are none
@@ -45,8 +45,6 @@ class Own:
 
 
 ANSWERER_INSTRUCTION = {"paper": "Answer with the option's letter from the given choices directly.", "short": "Answer."}
-# Behind "A": a word that an article can stand before. (No article stands before these; then the A is an option.)
-_NOUN = r"\s(?!(?:and|as|at|based|because|but|for|from|in|is|on|or|since|so|that|was|which|with)\b)[a-z]"
 
 
 def answerer_text(template: str, question: str, options: Sequence[str]) -> str:
@@ -69,35 +67,3 @@ def answerer_messages(
 ) -> list[dict[str, object]]:
     """Return the answerer's chat about a question, as this project asks it (see `answerer_chat`)."""
     return answerer_chat(answerer_text(template, question, options), frames, images)
-
-
-def _inside(option: str, other: str) -> bool:
-    return len(other) > len(option) and option.lower() in other.lower()
-
-
-def extract_letter(reply: str, options: Sequence[str]) -> str:
-    """Return the option letter that a reply names, or "" if none or several remain possible.
-
-    In order: "answer is X" / "Answer: X"; a letter that opens the reply ("B", "B.", "(B)"); a capital letter standing
-    alone (an "A" before a word that can follow an article is one); the one option whose text occurs in the reply.
-    """
-    letters = LETTERS[: len(options)]
-    if not letters:
-        return ""
-    text = reply.strip()
-    patterns = (
-        rf"answer\s*(?:is|:)?\s*(?:option\s*)?[:\s]*\(?([{letters}])\)?(?![A-Za-z'])"
-        rf"(?!(?<=[AI]){_NOUN})(?!\s*(?:or|and|/)\s*\(?[{letters}]\b)",
-        rf"^\(?([{letters}])(?:[).:]|,(?!\s*(?:and |or )?[{letters}]\b)|$)",
-    )
-    for flags, pattern in zip((re.IGNORECASE, 0), patterns, strict=True):
-        if found := re.findall(pattern, text, flags):
-            return str(found[-1]).upper()
-    alone = re.findall(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", re.sub(rf"\bA(?={_NOUN})", "", text))
-    if len(set(alone)) == 1:
-        return str(alone[0])
-    texts = {letter: option.rstrip(".") for letter, option in zip(letters, options, strict=True) if option}
-    named = {letter: own for letter, own in texts.items() if re.search(rf"(?<!\w){re.escape(own)}(?!\w)", text, re.I)}
-    # an option inside another that occurs ("cars" in "red cars") is not meant itself
-    meant = [letter for letter, own in named.items() if not any(_inside(own, other) for other in named.values())]
-    return meant[0] if not alone and len(meant) == 1 else ""

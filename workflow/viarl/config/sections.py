@@ -72,7 +72,9 @@ class Frames(CacheSettings):
     selected: Count = key("K, frames handed to the answerer", source="paper: 8")
     number_pixels: Pixels = key("height of the red frame number", unit="px", source="paper: 20")
     timeout_s: Positive = key("longest time for one video before it is rejected", unit="s", counts=False)
-    max_bad_share: Share = key("share of unreadable videos above which the job fails", counts=False)
+    max_bad_share: Share = key(
+        "share of unreadable videos above which a job fails; your own are listed, however many", counts=False
+    )
     shards: ShardCounts
 
 

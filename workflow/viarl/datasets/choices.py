@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from viarl.datasets.parsed import FEW_OPTIONS, MALFORMED, MISSING, Record, Unusable, texts
 from viarl.faults import shown
-from viarl.items import LETTERS
+from viarl.items import LETTERS, in_one_form
 
 _LETTERED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[.:)])\s*(.*)", re.DOTALL)  # "(A) text", "A. text", "A) text", "A: text"
-_ANSWER = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.:)]|$))[.:)]?\s*(.*)", re.DOTALL)  # the same, or the letter alone
+_ANSWER = re.compile(r"(?:\(([A-J])\)|([A-J])(?=[.:)]|$))[.:)]?\s*(.*)", re.DOTALL | re.IGNORECASE)  # or a letter alone
 
 
 def checked(options: Sequence[str]) -> tuple[str, ...]:
@@ -62,14 +62,16 @@ def split_question(text: str) -> tuple[str, tuple[str, ...]]:
 def letter_of(answer: str, options: Sequence[str]) -> str:
     """Return the letter of an answer that is written "A", "A.", "(A)" or "A. its text", or else is an option's text.
 
-    Texts are compared without full stops and white space around them. Unusable for a letter beyond the options, a
-    letter with the text of another option, and a right option that is empty or comes twice.
+    Small letters are letters too, unless they are an option's text. Texts are compared without full stops and white
+    space around them. Unusable for a letter beyond the options, a letter with the text of another option, and a right
+    option that is empty or comes twice.
     """
     match = _ANSWER.fullmatch(answer)
     bare = [_bare(option) for option in options]
-    if match is None:
+    letter = (match[1] or match[2]) if match else ""
+    if match is None or (letter.islower() and _bare(answer) in bare):
         return letter_of_text(answer, options)
-    place, rest = LETTERS.index(match[1] or match[2]), _bare(match[3])
+    place, rest = LETTERS.index(letter.upper()), _bare(match[3])
     if rest and (place >= len(bare) or rest != bare[place]):
         if _bare(answer) in bare:
             return letter_of_text(answer, options)
@@ -97,4 +99,4 @@ def _single(place: int, bare: Sequence[str]) -> str:
 
 
 def _bare(text: str) -> str:
-    return " ".join(text.split()).rstrip(". ")
+    return " ".join(in_one_form(text).split()).rstrip(". ")

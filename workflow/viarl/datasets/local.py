@@ -1,33 +1,36 @@
-"""The user's own videos: a folder of video files and one file of questions, CSV or JSON lines.
+"""The user's own videos: a folder of video files and one file of questions: CSV, JSON lines or a JSON list.
 
-Columns (CSV, with a header) or fields (JSONL):
+Columns (CSV, with a header) or fields (JSON):
 
     video     file name relative to the folder                                      required
     question  the question, without its options                                     required
-    options   JSONL: a list; CSV: separated by "|"                                  for training and evaluation
+    options   JSON: a list; CSV: separated by "|", or as in JSON: ["a|b", "c"]      for training and evaluation
     answer    the letter of the right option, or its text                           for training
     id        a name of the question; made from video and row where it is missing
     task      a category; accuracies are also given by task
-    evidence  JSONL: [[start, end], …]; CSV: "12-14.5; 20-22", seconds
+    evidence  JSON: [[start, end], …]; CSV: "12-14.5; 20-22", seconds
 """
 
 import csv
 import hashlib
 import io
+import json
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viarl.faults import listed, shown
-from viarl.files import json_object, sha256_file, text_lines
-from viarl.items import LETTERS, Item, Video, safe_id, shard_of
+from viarl.files import json_records, sha256_file, text_lines
+from viarl.items import LETTERS, Item, Video, control_token, in_one_form, safe_id, shard_of
 from viarl.progress import Progress
 
+FORM = "Unicode form"
 FIELDS = ("video", "question", "options", "answer", "id", "task", "evidence")
 
 Row = tuple[str, dict[str, Any]]  # where it stands in the file, and its fields
@@ -56,7 +59,7 @@ def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[lis
 def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], dict[str, Path]]:
     """Return the questions on the videos of a folder, which no path may leave, and the files of these videos by id.
 
-    The file is .csv, .tsv, .jsonl or .json (lines). With `labelled` every question must have options and an answer.
+    The file is .csv, .tsv, .jsonl or .json. With `labelled` every question must have options and an answer.
     Errors: ValueError listing every fault of the file; FileNotFoundError for a missing folder or file.
     """
     if not folder.is_dir():
@@ -174,18 +177,23 @@ def _csv_rows(path: Path, faults: list[str]) -> Iterator[Row]:
 
 
 def _json_rows(path: Path, faults: list[str]) -> Iterator[Row]:
-    for number, line in text_lines(path):
-        if not line.strip():
-            continue
+    none: list[str] = []  # rows before the first object; where there is none, the file is of another kind
+    found = False
+    for number, record in json_records(path):
         where = f"{path} row {number}"
-        try:
-            record = json_object(line)
-            if fault := _fault_of([*record]):
-                raise ValueError(fault)
-        except ValueError as error:
-            faults.append(f"{where}: {error}")
+        if isinstance(record, ValueError):
+            (faults if found else none).append(f"{where}: {record}")
+            continue
+        if not found:
+            faults += none
+        found = True
+        if fault := _fault_of([*record]):
+            faults.append(f"{where}: {fault}")
         else:
             yield where, record
+    if none and not found:
+        others = f"; the {len(none) - 1} rows behind it are none either" if len(none) > 1 else ""
+        faults.append(f"{none[0]}, or all of them in one list: [{{…}}, {{…}}]{others}")
 
 
 def _fault_of(columns: Sequence[str], hint: str = "") -> str:
@@ -214,9 +222,11 @@ def _video_path(home: Path, fields: dict[str, Any]) -> Path:
     called = shown(name)
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         raise _Fault(f"video: {called} holds a control character; rename the file")
-    if os.path.isabs(name):
-        raise _Fault(f"video: {called} is absolute; give it relative to local.folder ({home})")
     try:
+        if not os.path.lexists(home / name):
+            name = _like(home, name)
+        if os.path.isabs(name) or re.match(r"[A-Za-z]:/", name):
+            raise _Fault(f"video: {called} is absolute; give it relative to local.folder ({home})")
         path = (home / name).resolve()
         if not path.is_relative_to(home):
             raise _Fault(f"video: {called} leads out of local.folder ({home}); move the file itself into that folder")
@@ -234,11 +244,62 @@ def _video_path(home: Path, fields: dict[str, Any]) -> Path:
     return path
 
 
+def _like(home: Path, name: str) -> str:
+    """Return how the file that a name means is written in its folder, "/" between the parts.
+
+    That is the only one that differs in Unicode form (as from a Mac) or kind of space; backslashes are taken for "/".
+    For those that differ in case or suffix _Fault says what to write. A name that no file is like is returned as it is.
+    """
+    name = name.replace("\\", "/")
+    parts = PurePosixPath(name).parts
+    path, differs = home, dict[str, None]()
+    for part in parts:
+        if not os.path.lexists(path / part):
+            if ".." in parts or not path.is_dir() or not path.resolve().is_relative_to(home):
+                return name
+            known, own = _names(path, path.stat().st_mtime_ns), _likenesses(part)
+            key = next((key for key in (*own, ("suffix", own[-2][1])) if key in known), None)
+            if key is None:
+                return name
+            fits = known[key]
+            if len(fits) > 1:
+                how = f"{' and '.join(map(shown, fits[:3]))} differ in {key[0]} only: write one of them"
+                raise _Fault(f"video: {shown(name)} is no file in {home}; {how}")
+            if key[0] != FORM:
+                differs[key[0]] = None
+            part = fits[0]
+        path /= part
+    found = str(path.relative_to(home))
+    if differs:
+        how = f"{shown(found)} differs in {' and '.join(differs)} only: write that"
+        raise _Fault(f"video: {shown(name)} is no file in {home}; {how}")
+    return found
+
+
+@lru_cache(maxsize=256)
+def _names(folder: Path, state: int) -> dict[tuple[str, str], list[str]]:
+    """Return the names in a folder by what they share with others; `state` is the time of its last change."""
+    found = defaultdict[tuple[str, str], list[str]](list)
+    for name in sorted(os.listdir(folder)):
+        for key in _likenesses(name):
+            found[key].append(name)
+    return dict(found)
+
+
+def _likenesses(name: str) -> tuple[tuple[str, str], ...]:
+    """Return what names that differ in one thing only have in common, by that thing."""
+    form, wide = in_one_form(name), in_one_form(unicodedata.normalize("NFKC", name)).casefold()
+    return (FORM, form), ("case", form.casefold()), ("width of letters", wide), ("suffix", PurePosixPath(wide).stem)
+
+
 def _item(number: str, fields: dict[str, Any], video: str, labelled: bool) -> Item:
     if not (question := _text(fields, "question")):
         raise _Fault("question: empty; write the question, or remove the row")
     options = _options(fields)
-    answer = _answer(_text(fields, "answer"), options)
+    for name, text in [("question", question), *(("options", option) for option in options)]:
+        if mark := control_token(text):
+            raise _Fault(f"{name}: {shown(text)} holds {mark}, which models take for a command; write it otherwise")
+    answer = _answer(fields, options)
     if labelled and not answer:
         lacking = "answer" if options else "options"
         raise _Fault(f"{lacking}: empty, but training needs options and answer; add them, or remove the row")
@@ -251,35 +312,50 @@ def _options(fields: dict[str, Any]) -> tuple[str, ...]:
     value = fields.get("options")
     if value in (None, "", []):
         return ()
-    options = value.split("|") if isinstance(value, str) else value
+    options = value
+    if isinstance(value, str):
+        options = value.split("|")
+        if re.match(r'\s*\[\s*"', value):  # as in JSON, for options that hold a "|" themselves
+            options = None
+            with suppress(ValueError, RecursionError):
+                options = json.loads(value)
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise _Fault(f'options: {shown(value)} is no list of texts; write ["yes", "no"], or yes|no')
-    options = [option.strip() for option in options]
+    options = [_text({"options": option}, "options") for option in options]
     if not all(options):
         raise _Fault(f"options: {shown(value)} holds an empty option; remove it")
     if not 2 <= len(options) <= len(LETTERS):
-        raise _Fault(f"options: {len(options)} given; give 2 to {len(LETTERS)}, in CSV separated by |")
-    if len({option.casefold() for option in options}) < len(options):
+        several = f"give 2 to {len(LETTERS)}, in CSV separated by |"
+        raise _Fault(f'options: {len(options)} given; {several}, or ["a|b", "c"] where a text holds one')
+    if len({in_one_form(option) for option in options}) < len(options):
         raise _Fault(f"options: {shown(value)} holds an option twice; make them different")
-    if all(re.match(rf"\(?{letter}[).:]", option) for letter, option in zip(LETTERS, options, strict=False)):
+    if all(re.match(rf"\(?{letter}[).:]", option, re.I) for letter, option in zip(LETTERS, options, strict=False)):
         raise _Fault(f"options: {shown(value)} begin with letters, which are put before them anyway; remove them")
     return tuple(options)
 
 
-def _answer(text: str, options: tuple[str, ...]) -> str:
-    """Return the letter of an answer given as letter or as an option's text ("" stays "")."""
-    if not text:
+def _answer(fields: dict[str, Any], options: tuple[str, ...]) -> str:
+    """Return the letter of an answer given as letter or as an option's text ("" where there is none)."""
+    count = "may count from 0 or from 1; write the option's letter, or its text"
+    if type(fields.get("answer")) in (int, float):
+        raise _Fault(f"answer: {fields['answer']} {count} in quotes")
+    if not (text := _text(fields, "answer")):
         return ""
     if not options:
         raise _Fault(f"answer: {shown(text)}, but there are no options; add them, or leave the answer out")
-    letters = LETTERS[: len(options)]
-    named = [letter for letter, option in zip(letters, options, strict=True) if option.casefold() == text.casefold()]
-    found = {*named, *([text.upper()] if len(text) == 1 and text.upper() in letters else [])}
+    own = dict(zip(LETTERS, map(in_one_form, options), strict=False))
+    named = [letter for letter, option in own.items() if option == in_one_form(text)]
+    named = named or [letter for letter, option in own.items() if option.casefold() == in_one_form(text).casefold()]
+    written = re.fullmatch(r"\(?([A-Za-z])[).:]?", text)
+    found = {*named, *([written[1].upper()] if written and written[1].upper() in own else [])}
     if not found:
-        raise _Fault(f"answer: {shown(text)} is neither one of {letters} nor the text of an option; correct it")
+        remedy = (
+            count if text.isdecimal() else f"is neither one of {''.join(own)} nor the text of an option; correct it"
+        )
+        raise _Fault(f"answer: {shown(text)} {remedy}")
     if len(found) > 1:
-        also = f"the text of option {named[0]}"
-        raise _Fault(f"answer: {shown(text)} is a letter, and {also}; reword or reorder the options")
+        meanings = [*(["a letter"] if written else []), *(f"the text of option {letter}" for letter in named)]
+        raise _Fault(f"answer: {shown(text)} is {', and '.join(meanings)}; reword or reorder the options")
     return found.pop()
 
 

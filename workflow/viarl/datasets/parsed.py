@@ -22,7 +22,7 @@ import pyarrow.parquet
 
 from viarl.faults import shown
 from viarl.files import json_object, text_lines
-from viarl.items import Item, item_of, safe_id
+from viarl.items import Item, control_token, in_one_form, item_of, safe_id
 
 LISTED = 1000  # dropped and noted records that a card lists; the rest is counted
 LONGEST_S = 1e6  # no video is longer
@@ -96,6 +96,8 @@ class Parsed:
         notes: Notes = []
         try:
             made, member = build(*given, notes)
+            if mark := control_token(made.question, *made.options):
+                raise Unusable("control token of a model in a text", mark)
             try:
                 item = item_of(json.loads(json.dumps(asdict(replace(made, source=self.source)))), made.id)
             except ValueError as error:
@@ -134,21 +136,21 @@ class Parsed:
 class Claims:
     """Tells which videos of `Parsed.members` a file may be.
 
-    A member fits a name that is equal to it or ends in "/" and it; failing that, one that differs in the suffix of a
-    video file or in its case only (Video-MME holds .MP4 and .mkv beside .mp4).
+    A member fits a name that is equal to it, in any Unicode form, or ends in "/" and it; failing that, one that differs
+    in the suffix of a video file or in its case only (Video-MME holds .MP4 and .mkv beside .mp4).
     """
 
     def __init__(self, members: dict[str, str]) -> None:
         self._exact, self._loose = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
         for video, member in members.items():
-            path = PurePosixPath(member)
+            path = PurePosixPath(in_one_form(member))
             self._exact[str(path)].add(video)
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 self._loose[str(path.with_suffix(""))].add(video)
 
     def of(self, name: str) -> tuple[set[str], set[str]]:
         """Return the ids of the videos that a file of this name may be: by its very name, and by another suffix."""
-        parts = PurePosixPath(name).parts
+        parts = PurePosixPath(in_one_form(name)).parts
         endings = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
         films = [str(ending.with_suffix("")) for ending in endings if ending.suffix.lower() in VIDEO_SUFFIXES]
         exact = set[str]().union(*(self._exact.get(str(ending), ()) for ending in endings))

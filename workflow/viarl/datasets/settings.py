@@ -42,7 +42,7 @@ class Local:
     """Your own videos (`dataset: local`, or `local` among the benchmarks)."""
 
     folder: Text | None = key("folder of the video files")
-    questions: Text | None = key("CSV or JSONL: video, question, options, answer")
+    questions: Text | None = key("CSV, JSON lines or a JSON list: video, question, options, answer")
     validation_share: PartShare = key("share of the videos kept for validation")
     seed: Seed = key("of that split")
 

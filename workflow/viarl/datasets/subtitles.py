@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from viarl.items import without_control_tokens
+
 Span = tuple[float, float, str]  # start and end in seconds, and the text on one line
 
 _TIME = r"(?:(\d{1,3}):)?(\d{1,3}):(\d{1,2})(?:[,.](\d{1,3}))?"
@@ -65,8 +67,8 @@ def _is_lost(lines: list[str]) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return a text without tags, entities resolved, on one line."""
-    return " ".join(html.unescape(_TAG.sub("", text)).split())
+    """Return a text without tags and control tokens of models, entities resolved, on one line."""
+    return " ".join(without_control_tokens(html.unescape(_TAG.sub("", text))).split())
 
 
 def spoken(spans: Sequence[Span], times: Sequence[float]) -> str:

@@ -89,6 +89,9 @@ def main(settings: Settings) -> None:
         record.log_metrics({f"frame_cache/{name}": float(count) for name, count in counted.items()}, step=0)
         check_bad({video: why for video, why in bad.items() if why != MISSING}, len(mine), settings)
         write_json(settings.manifest, manifest_record(settings.shard, cache, good, bad))
+        if bad:
+            named = listed([f"  {video}: {reason}" for video, reason in bad.items()], LISTED)
+            print(f"{len(bad)} of {len(mine)} videos cannot be used, as {settings.manifest} says:\n{named}", flush=True)
         record.log_artifact(settings.manifest)
 
 

@@ -38,6 +38,7 @@ class Settings:
 def main(settings: Settings) -> None:
     """Judge every item; ValueError where nothing would be left to train on."""
     cache = FrameCache(settings.manifests)
+    cache.check_usable()
     items = read_items(settings.items)
     answerer = load_answerer(settings.answerer_model, settings.answerer, cache, settings.device, settings.replies)
     judge = Filter(answerer, cache, read_scores(settings.scores), settings.selected, settings.seed, settings.filter)

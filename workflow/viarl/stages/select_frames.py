@@ -78,7 +78,9 @@ def pick(settings: Settings, items: list[Item], cache: FrameCache, kept: ReplyCa
                 picks[item.id, decode] = Pick(item.id, item.video, decode, "", False, "", (), 0, failed)
     # the questions of a video stand together, so that its features are in memory
     usable = sorted((item for item in items if item.video in cache), key=lambda item: item.video)
-    if usable:
+    if not usable:
+        cache.check_usable()
+    else:
         how, chosen = settings.selector, settings.selected
         prompts = load_selector(settings.selector_model, how, cache, chosen, settings.device, settings.features)
         limits = {"seed": settings.seed, "max_new_tokens": how.max_new_tokens, "batch_size": how.batch_size}

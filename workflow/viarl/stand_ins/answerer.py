@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from viarl.answer.asking import answerer_messages, extract_letter
+from viarl.answer.asking import answerer_messages
+from viarl.answer.letter import extract_letter
 from viarl.datasets.needle import COLOURS, OPTIONS, SHAPES, generator
 from viarl.files import write_text
 from viarl.items import LETTERS

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from viarl.faults import listed
 from viarl.files import read_json, sha256_json
 from viarl.video.format import VideoError
 from viarl.video.overlay import NumberStyle, number_fits, with_numbers
@@ -40,6 +41,7 @@ class FrameCache:
     def __init__(self, manifests: Sequence[Path], number: NumberStyle | None = None) -> None:
         self.number = number
         self.bad: dict[str, str] = {}
+        self._manifests = manifests
         self._entries: dict[str, tuple[Path, Path, dict[str, Any]]] = {}
         self._codes: dict[Path, str] = {}  # fingerprint of the decoding code, by file
         for manifest in manifests:
@@ -67,6 +69,14 @@ class FrameCache:
     def videos(self) -> list[str]:
         """Return the ids of all usable videos, sorted."""
         return sorted(self._entries)
+
+    def check_usable(self) -> None:
+        """Raise ValueError, with the first reasons, where no video can be used: nothing is left to ask about."""
+        if not self._entries:
+            named = listed([f"  {video}: {reason}" for video, reason in self.bad.items()])
+            where = ", ".join(sorted({str(manifest.parent) for manifest in self._manifests}))
+            what = f"{where}: none of the {len(self.bad)} videos can be used. Repair or replace them"
+            raise ValueError(f"{what}:\n{named}")
 
     def _entry(self, video: str) -> tuple[Path, Path, dict[str, Any]]:
         if video in self._entries:

@@ -17,7 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -229,7 +229,16 @@ def _zip_members(stream: IO[bytes]) -> Iterator[Found]:
                 unsafe = "is encrypted"
             elif info.file_size > max(SLACK, RATIO * info.compress_size):
                 unsafe = f"unpacks from {info.compress_size} to {info.file_size} bytes"
-            yield info.filename, info.file_size, unsafe, lambda info=info: archive.open(info)  # type: ignore[misc]
+            yield _zip_name(info), info.file_size, unsafe, lambda info=info: archive.open(info)  # type: ignore[misc]
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name: "/" for the backslashes of Windows; UTF-8 also where it is not said to be, as on Macs."""
+    name = info.filename
+    if not info.flag_bits & 0x800:  # then zipfile takes it for cp437
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
 
 
 def _tar_members(stream: IO[bytes]) -> Iterator[Found]:
