@@ -79,6 +79,7 @@ def test_a_served_answerer_that_does_not_fit(overlay: dict[str, Any], says: str)
     """Each is refused by the names of its keys; the same is let through where nothing is served."""
     served = overlaid(DEFAULT, {"answerer": {"backend": "endpoint", "frames_as": "images"}})
     check(served)
+    check(overlaid(served, {"answerer": {"frames_as": "timed_images"}}))
     with pytest.raises(ValueError, match=r"^config: ") as caught:
         check(overlaid(served, {"answerer": overlay}))
     assert says in str(caught.value)

@@ -78,9 +78,9 @@ def _endpoint(answerer: Mapping[str, Any], cycles: int | str) -> Iterator[str]:
     if answerer["backend"] != "endpoint":
         return
     url, model, where = answerer["endpoint"]["url"], answerer["endpoint"]["model"], "answerer.endpoint"
-    if answerer["frames_as"] != "images":
+    if answerer["frames_as"] == "video":
         what = "servers take no list of frames as a video, and answerer.backend is 'endpoint'"
-        yield f"answerer.frames_as = {answerer['frames_as']!r}: {what}; set frames_as to images"
+        yield f"answerer.frames_as = {answerer['frames_as']!r}: {what}; set frames_as to images or timed_images"
     if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", url):
         remedy = "correct it (a key belongs into the environment variable OPENAI_API_KEY)"
         yield f"{where}.url = {shown(url)}: not of the form http://host:port/v1; {remedy}"
