@@ -6,15 +6,14 @@ key, its value and the remedy; all that is wrong is reported at once.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from viarl.config.data import data_problems, hub_problems, path_problems
 from viarl.config.launcher import launcher_problems
 from viarl.config.models import STAND_IN, model_problems
 from viarl.config.sections import Configuration
-from viarl.faults import listed, nearest, shown
+from viarl.faults import listed, shown
+from viarl.models.clip_weights import clip_problem
 from viarl.sections import faults
 
 
@@ -101,17 +100,10 @@ def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
-    if clip["model"] != STAND_IN and ":" not in clip["model"]:  # else hf-hub:owner/name
-        package = find_spec("open_clip")  # without its import, which takes seconds
-        places = package.submodule_search_locations if package else None
-        known = [path.stem for place in places or () for path in Path(place).glob("model_configs/*.json")]
-        if known and clip["model"] not in known:
-            yield f"clip.model = {shown(clip['model'])}: unknown to open_clip; {nearest(clip['model'], known)}"
     if clip["model"] == STAND_IN and clip["pretrained"] is not None:
         yield f"clip.pretrained = {shown(clip['pretrained'])}: the stand-in has no such weights; set it to null"
-    if clip["model"] != STAND_IN and clip["pretrained"] is None:
-        what = f"clip.model = {shown(clip['model'])} would have random weights"
-        yield f"clip.pretrained = None: {what}; name the weights, for example openai"
+    if clip["model"] != STAND_IN and (problem := clip_problem(clip["model"], clip["pretrained"])):
+        yield problem
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:
