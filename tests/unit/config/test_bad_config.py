@@ -256,7 +256,8 @@ def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError) as caught:
             check(overlaid(DEFAULT, overlay))
         one_line(caught.value, re.escape(f"config: answerer.model = {str(tmp_path)!r}: ") + ".*" + pattern)
-    (tmp_path / "model.safetensors").touch()
+    for name in ("model.safetensors", "chat_template.jinja"):
+        (tmp_path / name).touch()
     check(overlaid(DEFAULT, overlay))
 
 
