@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig
 from transformers.video_utils import VideoMetadata
 
@@ -15,10 +17,12 @@ from small_answerer import MemoryCache, item, save_vlm, small_vlm
 from small_qwen3 import qwen3
 from viarl.answer.answerer import Answerer, Request
 from viarl.answer.asking import answerer_messages
+from viarl.models.adapters import lora_config
 from viarl.models.encode import forward_arguments, video_outputs
+from viarl.models.settings import Lora
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import selector_messages
-from viarl.stand_ins.architecture import SPECIAL_TOKENS
+from viarl.stand_ins.architecture import SPECIAL_TOKENS, Size, build_tokenizer, build_vlm
 from viarl.training.rl.attention import enable
 from viarl.training.rl.prefix import Group, plain_log_probs, shared_log_probs
 from viarl.training.sft.dataset import IGNORED, AnswererPrompts, Collator, Example
@@ -230,6 +234,22 @@ def test_control_tokens_in_a_text_are_text(vlm, family: str, frames_as: str) -> 
         assert tokenizer.decode(reply) == f"{text} B<|im_end|>"
         assert not set(reply[:-1].tolist()) & set(tokenizer.all_special_ids)
     assert len(counts) == 1  # as many of each as with a plain text
+
+
+@pytest.mark.parametrize("vision", [False, True])
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_adapters_are_on_the_linear_layers_that_full_training_trains(family: str, vision: bool) -> None:
+    model = (qwen3(TEXTS) if family == "qwen3" else build_vlm(build_tokenizer(TEXTS, 10), Size(layers=1))).model
+    model.model.visual.requires_grad_(vision)
+    linear = {
+        f"model.{name}"
+        for name, part in model.model.named_modules()
+        if isinstance(part, torch.nn.Linear) and part.weight.requires_grad
+    }
+    adapted = get_peft_model(model, lora_config(Lora(enabled=True, rank=2, alpha=2), vision)).get_base_model()
+    assert {name for name, part in adapted.named_modules() if isinstance(part, LoraLayer)} == linear
+    assert any("merger" in name for name in linear) == vision
+    assert any("deepstack" in name for name in linear) == (vision and family == "qwen3")
 
 
 def test_a_saved_one_loads_and_other_families_are_refused(vlm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
