@@ -1,5 +1,7 @@
 """The default configuration and the presets; what is refused stands in test_bad_config.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,16 @@ def test_values_from_the_command_line() -> None:
     assert config["reward"]["answer"] == 4
     assert config["selector"]["length_range"] == [4, 9]
     assert config["selector"]["lora"]["enabled"] is True
+
+
+def test_the_check_of_clips_weights_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from viarl.models.clip_weights import clip_problem\n"
+        "assert 'QuickGELU' in clip_problem('ViT-L-14', 'openai')\n"
+        "assert not {'torch', 'open_clip', 'open_clip.pretrained', 'huggingface_hub'} & set(sys.modules)\n"
+        "import open_clip; assert open_clip.get_pretrained_cfg('ViT-L-14', 'openai')\n"  # whole, none of our shell
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_nearest() -> None:
