@@ -41,7 +41,8 @@ def done(_finished: Workflow) -> Workflow:
     """The default, done, with a checkpoint folder and videos of the user's own beside it; nothing here changes it."""
     (_finished.root / "other" / "model").mkdir(parents=True, exist_ok=True)
     (_finished.root / "other" / "model" / "config.json").write_text("{}")
-    (_finished.root / "other" / "model" / "model.safetensors").write_text("")
+    for name in ("model.safetensors", "chat_template.jinja"):
+        (_finished.root / "other" / "model" / name).write_text("")
     (_finished.root / "mine").mkdir(exist_ok=True)
     (_finished.root / "mine" / "a.mp4").write_bytes(b"x")
     (_finished.root / "mine.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")

@@ -63,6 +63,9 @@ class Frames:
     def count(self, item: Item) -> int:
         return self.frames
 
+    def times(self, video: str) -> np.ndarray:
+        return np.arange(self.frames, dtype=np.float64)
+
     def answerer_frames(self, video: str, indices: Sequence[int]) -> list[np.ndarray]:
         rng = np.random.default_rng(0)
         return [rng.integers(0, 255, (self.form[1], self.form[0], 3), dtype=np.uint8) for _ in indices]

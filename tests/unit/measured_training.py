@@ -41,6 +41,9 @@ class Frames:
     def count(self, item: Item) -> int:
         return FRAMES
 
+    def times(self, video: str) -> np.ndarray:
+        return np.arange(FRAMES, dtype=np.float64)
+
     def answerer_frames(self, video: str, indices: Any) -> list[np.ndarray]:
         return [np.full((PIXELS, PIXELS, 3), 5 * index % 255, np.uint8) for index in indices]
 

@@ -44,7 +44,8 @@ class RandomPrompts:
         for item in items:
             frames = np.random.default_rng(int(item.id)).integers(0, 255, (6, 28, 28, 3), dtype=np.uint8)
             pixels, grid = self.vlm.pixels(frames)
-            prompts.append(self.vlm.prompt(selector_messages("short", item.question, 6, 2), pixels, grid))
+            chat = selector_messages("short", item.question, 6, 2)
+            prompts.append(self.vlm.prompt(chat, pixels, grid, times=range(6)))
         return prompts if self.pixels else self.vlm.with_features(prompts)
 
 

@@ -120,6 +120,17 @@ def test_what_is_sent(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPa
     sent = [base64.b64decode(part["image_url"]["url"].removeprefix("data:image/jpeg;base64,")) for part in pictures]
     assert sent == [data.tobytes() for data in first.cache.answerer_jpegs("v0", [2, 5])]  # as stored, in their order
     assert text["text"].startswith(item(0).question) and len(blind["messages"][0]["content"]) == 1
+    first.answer([Request(replace(item(3), question="Is <|im_end|> <b>seen</b>?"))])
+    assert server.bodies[-1]["messages"][0]["content"][0]["text"].startswith("Is < |im_end|> <b>seen</b>?")
+    first.frames_as = "timed_images"
+    first.answer([Request(item(2), (5, 2))])
+    parts = server.bodies[-1]["messages"][0]["content"]
+    assert [part.get("text", part["type"]) for part in parts[:-1]] == [
+        "<2.0 seconds>",
+        "image_url",
+        "<5.0 seconds>",
+        "image_url",
+    ]
     assert server.keys == {None}
     monkeypatch.setenv(subject.KEY, "secret")
     answerer(server.port).answer(REQUESTS[:1])

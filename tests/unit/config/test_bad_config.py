@@ -116,6 +116,26 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
         {"clip": {"model": "ViT-L-41", "pretrained": "openai"}},
         "clip.model = 'ViT-L-41': unknown to open_clip; did you mean 'ViT-L-1",
     ),
+    "CLIP with another activation": (
+        {"clip": {"model": "ViT-L-14", "pretrained": "openai"}},
+        "clip.model = 'ViT-L-14': it computes with GELU, and .* with QuickGELU; set it to ViT-L-14-quickgelu",
+    ),
+    "weights of another CLIP": (
+        {"clip": {"model": "ViT-L-14-quickgelu", "pretrained": "laion2b_s32b_b82k"}},
+        "clip.pretrained = 'laion2b_s32b_b82k': .*; set clip.model to ViT-L-14$",
+    ),
+    "weights that CLIP has not": (
+        {"clip": {"model": "ViT-L-14", "pretrained": "opnai"}},
+        "clip.pretrained = 'opnai': .*did you mean 'openai'",
+    ),
+    "a CLIP without weights": (
+        {"clip": {"model": "ViT-S-32", "pretrained": "openai"}},
+        "clip.pretrained = .*none of an",
+    ),
+    "weights beside a repository's": (
+        {"clip": {"model": "hf-hub:a/b", "pretrained": "openai"}},
+        "clip.pretrained = 'openai': the weights are those of hf-hub:a/b; set it to null",
+    ),
     "tracking without http": key("tracking.uri", "localhost:5000", "names no kind of store; write http://host:port"),
     "variable in a path": (pathvar(results="$SCRATCH/viarl"), "pathvars.results = .*: variables are not expanded"),
     "a path in two spellings": (pathvar(results="./results/"), "pathvars.results = .*: write it as results, as"),
@@ -236,7 +256,8 @@ def test_a_model_folder_with_pickled_weights_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError) as caught:
             check(overlaid(DEFAULT, overlay))
         one_line(caught.value, re.escape(f"config: answerer.model = {str(tmp_path)!r}: ") + ".*" + pattern)
-    (tmp_path / "model.safetensors").touch()
+    for name in ("model.safetensors", "chat_template.jinja"):
+        (tmp_path / name).touch()
     check(overlaid(DEFAULT, overlay))
 
 

@@ -1,5 +1,7 @@
 """The default configuration and the presets; what is refused stands in test_bad_config.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,16 @@ def test_values_from_the_command_line() -> None:
     assert config["selector"]["lora"]["enabled"] is True
 
 
+def test_the_check_of_clips_weights_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from viarl.models.clip_weights import clip_problem\n"
+        "assert 'QuickGELU' in clip_problem('ViT-L-14', 'openai')\n"
+        "assert not {'torch', 'open_clip', 'open_clip.pretrained', 'huggingface_hub'} & set(sys.modules)\n"
+        "import open_clip; assert open_clip.get_pretrained_cfg('ViT-L-14', 'openai')\n"  # whole, none of our shell
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_nearest() -> None:
     assert nearest("selctor", ["selector", "answerer"]) == "did you mean 'selector'?"
     assert nearest("xyz", ["b", "a"]) == "known are a, b"
@@ -79,6 +91,7 @@ def test_a_served_answerer_that_does_not_fit(overlay: dict[str, Any], says: str)
     """Each is refused by the names of its keys; the same is let through where nothing is served."""
     served = overlaid(DEFAULT, {"answerer": {"backend": "endpoint", "frames_as": "images"}})
     check(served)
+    check(overlaid(served, {"answerer": {"frames_as": "timed_images"}}))
     with pytest.raises(ValueError, match=r"^config: ") as caught:
         check(overlaid(served, {"answerer": overlay}))
     assert says in str(caught.value)

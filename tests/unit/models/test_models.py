@@ -13,15 +13,17 @@ import torch
 import yaml
 
 from small_answerer import save_vlm, small_vlm
+from viarl.answer.asking import answerer_messages
 from viarl.config.check import check
 from viarl.config.runs import overlaid
 from viarl.identity import identity
 from viarl.models import settings as model_settings
 from viarl.models import vlm
 from viarl.models.families import attention_for
-from viarl.models.files import INDEX, find, pinned, weight_files
+from viarl.models.files import INDEX, TEMPLATE, find, pinned, weight_files
 from viarl.models.save import restore_weights
 from viarl.models.vlm import Vlm
+from viarl.stand_ins.architecture import CHAT_TEMPLATE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
@@ -86,8 +88,8 @@ def test_a_revision_is_part_of_the_name_and_reaches_the_hub(monkeypatch: pytest.
     for model in (name, Path(name), "Qwen/Qwen2.5-VL-3B-Instruct"):
         Vlm.load(model, device="cpu")
     expected = {"revision": "refs/pr/1", "trust_remote_code": False}
-    assert [asked_for for asked_for, _ in asked] == ["Qwen/Qwen2.5-VL-3B-Instruct"] * 6  # each the model, the processor
-    assert asked[1][1] == asked[3][1] == expected and expected.items() <= asked[0][1].items() == asked[2][1].items()
+    assert [asked_for for asked_for, _ in asked] == ["Qwen/Qwen2.5-VL-3B-Instruct"] * 6  # each the processor, the model
+    assert asked[0][1] == asked[2][1] == expected and expected.items() <= asked[1][1].items() == asked[3][1].items()
     assert asked[4][1]["revision"] == asked[5][1]["revision"] == "main"
 
 
@@ -112,6 +114,71 @@ def test_the_revision_chooses_among_the_hubs_commits(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["1.0", "2.0", "2.0"]
     assert f"owner/name is at commit {'a' * 40}" in done.stderr and f"at commit {'b' * 40}" in done.stderr
+
+
+RENDERED = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHAT_TEMPLATE}]
+TEXT_ALONE = "{% for one in messages %}{{ '<|im_start|>' + one['role'] + one['content'] }}{% endfor %}"
+
+
+def with_template(folder: Path, name: str, template: Any) -> Path:
+    """A checkpoint folder whose chat template lies in the file of that name alone."""
+    save_vlm(small_vlm(), folder)
+    (folder / TEMPLATE).unlink()
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".json":
+        template = json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {"chat_template": template})
+    path.write_text(template)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("tokenizer_config.json", CHAT_TEMPLATE),
+        ("tokenizer_config.json", RENDERED),
+        ("processor_config.json", CHAT_TEMPLATE),
+        ("chat_template.json", CHAT_TEMPLATE),
+        ("chat_template.jinja", CHAT_TEMPLATE),
+        ("additional_chat_templates/default.jinja", CHAT_TEMPLATE),
+    ],
+)
+def test_a_chat_template_is_found_wherever_it_lies(tmp_path: Path, name: str, template: Any) -> None:
+    folder = with_template(tmp_path / "model", name, template)
+    configured(model=str(folder))
+    chat = answerer_messages("short", "Which?", ("star", "moon"), False)
+    loaded = Vlm.load(folder, device="cpu")
+    assert torch.equal(loaded.prompt(chat).input_ids, small_vlm().prompt(chat).input_ids)
+    again = Vlm.load(save_vlm(loaded, tmp_path / "again"), device="cpu")  # and stays with the model that is made of it
+    assert torch.equal(again.prompt(chat).input_ids, small_vlm().prompt(chat).input_ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "reason"),
+    [
+        ("tokenizer_config.json", None, "does not have a chat template"),
+        ("tokenizer_config.json", RENDERED[:1], "does not have a chat template"),
+        ("chat_template.json", {}, "does not have a chat template"),
+        ("chat_template.jinja", TEXT_ALONE, "can only concatenate str"),
+        ("chat_template.jinja", "{% for one in messages %}<|im_start|>{% endfor %}", "leaves out a video"),
+        ("chat_template.jinja", "{% for one in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_folder_without_a_usable_chat_template_is_refused_before_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, template: Any, reason: str
+) -> None:
+    folder = with_template(tmp_path / "model", name, template)
+    never = SimpleNamespace(from_pretrained=lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(vlm, "model_class", lambda source: never)
+    with pytest.raises(
+        ValueError, match=rf"^{folder} has no usable chat template \({TEMPLATE}.*{reason}.*; copy {TEMPLATE}"
+    ):
+        Vlm.load(folder, device="cpu")
+    if name != TEMPLATE:
+        with pytest.raises(
+            ValueError, match=rf"answerer.model = '{folder}': .*no chat template \({TEMPLATE}, .*; copy"
+        ):
+            configured(model=str(folder))
 
 
 @pytest.mark.parametrize(

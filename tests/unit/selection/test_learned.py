@@ -37,6 +37,9 @@ class Frames:
     def count(self, video: str) -> int:
         return 3 if video == "v1" else 12
 
+    def times(self, video: str) -> np.ndarray:
+        return np.arange(self.count(video), dtype=np.float64)
+
     def selector_frames(self, video: str) -> np.ndarray:
         self.read.append(video)
         rng = np.random.default_rng(int(video[1:]))

@@ -1,9 +1,11 @@
 """The stand-ins' tokenizer, films, answerer and CLIP: what they read, that they learn, and that they survive saving."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from told import CANDIDATES, TOLD
 from viarl.answer.asking import answerer_messages
 from viarl.datasets.needle import COLOURS, SHAPES, TASKS, draw_question, generator
 from viarl.models.clip import load_clip
+from viarl.models.clip_weights import clip_problem
 from viarl.models.vlm import Vlm
 from viarl.selection.prompt import parse_selection, selector_messages
 from viarl.stages.build_stand_ins import Settings, main
@@ -167,18 +170,35 @@ def test_the_stage_builds_a_clip_that_open_clip_loads(tmp_path: Path) -> None:
     texts = clip.encode_texts(["a blue card with a star", "nothing"])
     assert images.shape == texts.shape == (2, 64)
     torch.testing.assert_close(torch.cat([images, texts]).norm(dim=-1), torch.ones(4))
+    ended, open_ended = (clip.encode_texts([f"a card {mark} with a blue star"]) for mark in ("<end_of_text>", "<x>"))
+    assert not torch.allclose(ended, clip.encode_texts(["a card"]), atol=1e-3) and not torch.allclose(ended, open_ended)
     assert "by chance" in (tmp_path / "card.md").read_text()
 
 
 def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no open_clip model"):
         load_clip(tmp_path)
-    with pytest.raises(ValueError, match=r"set clip\.pretrained to one of"):
-        load_clip("ViT-B-32", "no-such-weights")
+    for name, weights, message in (("ViT-B-32", "no-such", "known are .*openai"), ("ViT-B-32", "openai", "-quickgelu")):
+        with pytest.raises(ValueError, match=message):
+            load_clip(name, weights)
     with pytest.raises(ValueError, match="the roles are selector, answerer and clip"):
         main(_settings("critic", tmp_path))
     with pytest.raises(ValueError, match="effort"):
         replace(TOLD, effort=0.0)
+
+
+def test_weights_that_open_clip_would_run_with_another_activation_are_refused() -> None:
+    """For every model and weights that it knows; the name that a refusal gives is right."""
+    named = 0
+    for name, tag in open_clip.list_pretrained():
+        model, weights = open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, tag)
+        fits = model.get("quick_gelu", False) == weights.get("quick_gelu", False)
+        problem = clip_problem(name, tag)
+        assert (problem == "") == fits, (name, tag)
+        if other := re.search(r"set it to (\S+)$", problem):
+            assert clip_problem(other[1], tag) == ""
+            named += 1
+    assert named > 20
 
 
 def test_effort_scales_but_leaves_something() -> None:

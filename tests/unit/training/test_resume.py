@@ -214,6 +214,29 @@ def test_a_kill_while_a_checkpoint_or_the_model_is_saved(make: Make) -> None:
     assert [path.name for path in killed.folder.glob("*") if path.name.endswith(".tmp")] == []
 
 
+@pytest.mark.parametrize("make", ["selector", "answerer"], indirect=True)
+def test_what_changes_no_result_is_the_configurations_when_a_training_goes_on(make: Make) -> None:
+    """Among it how often a checkpoint is written; the trainer would take that from the checkpoint."""
+
+    def run(save_every: int, *callbacks: TrainerCallback) -> tuple[int, list[str]]:
+        own = {"save_every": save_every, "gradient_checkpointing": save_every == 1}
+        if isinstance(job.settings, train_selector.Settings):
+            job.settings = replace(job.settings, training=replace(job.settings.training, **own))
+        else:
+            answerer = job.settings.answerer
+            job.settings = replace(job.settings, answerer=replace(answerer, tuning=replace(answerer.tuning, **own)))
+        ended = job.run(*callbacks)
+        return ended, sorted(path.name for path in (job.folder / "checkpoints" / "model").glob("checkpoint-*"))[-1:]
+
+    whole, job = make("whole"), make("job")
+    assert whole.run() == 0
+    assert run(3, SignalAt(4, signal.SIGKILL)) == (-signal.SIGKILL, ["checkpoint-3"])
+    assert run(1, SignalAt(4, signal.SIGKILL)) == (-signal.SIGKILL, ["checkpoint-4"])
+    assert run(100, SignalAt(5, signal.SIGKILL)) == (-signal.SIGKILL, ["checkpoint-4"])
+    assert run(100) == (0, [])
+    assert job.result() == whole.result()
+
+
 @pytest.mark.parametrize("make", ["selector"], indirect=True)
 def test_a_second_attempt_stops_before_it_touches_anything(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
     job = make("job")

@@ -225,3 +225,21 @@ def test_an_answer_of_the_child_that_ends_early_is_no_reading(tmp_path: Path) ->
     (tmp_path / "answer").write_bytes(b'{"error": "is damaged"}\n')
     with (tmp_path / "answer").open("rb") as handle, pytest.raises(VideoError, match="is damaged"):
         children.receive(handle, bytes)
+
+
+def test_whatever_a_library_makes_of_one_video_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("odd", "plain"):
+        hard.encode(tmp_path / f"{name}.mp4", 40, transfer=16 if name == "plain" else 0)
+    write_records(tmp_path / "videos.jsonl", [Video(name, f"{name}.mp4", 1, "unknown") for name in ("odd", "plain")])
+    true_read = writer.read_encoded
+
+    def read(path: Path, *rest: Any) -> Any:
+        return [][1] if path.stem == "odd" else true_read(path, *rest)
+
+    monkeypatch.setattr(writer, "read_encoded", read)
+    cache_frames.main(shard_settings(tmp_path, 0.5))
+    manifest = json.loads((tmp_path / "frames" / "0.json").read_text())
+    assert manifest["bad"] == {"odd": "cannot be read (IndexError: list index out of range)"}
+    assert list(manifest["videos"]) == ["plain"] and "plain: HDR (PQ)" in capsys.readouterr().out

@@ -154,7 +154,7 @@ def test_decord_reads_a_plain_file(plain: Path) -> None:
 
 
 def test_a_missing_decord_is_named_with_the_remedy(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(video_reader, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install decord.*frames\.reader"):
         read_frames(plain, CANDIDATES, np.asarray, reader="decord")
 

@@ -88,10 +88,11 @@ class Answerer(BaseAnswerer):
         """Return the request's prompt without vision features; frames of one size share it, through `encoded`."""
         messages = self.messages(request)
         size = (len(patches), patches[0].height, patches[0].width) if patches else None
-        key = (str(messages), size)
+        times = self.times(request) if self.vlm.timed and not self.as_images else None
+        key = (str(messages), size, str(times))
         if key not in encoded:
             shape = [(1, *size[1:])] * size[0] if size and self.as_images else size
-            encoded[key] = self.vlm.prompt(messages, grid=None if shape is None else torch.tensor(shape))
+            encoded[key] = self.vlm.prompt(messages, grid=None if shape is None else torch.tensor(shape), times=times)
         return encoded[key]
 
     def _groups(self, request: Request) -> list[Group]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from viarl.answer.letter import extract_letter
 from viarl.items import LETTERS, Item
+from viarl.models.settings import SHOWN_AT
 
 Spoken = Callable[[Item, Sequence[int]], str]  # the lines spoken at an item's frames, "" where there are none
 
@@ -53,17 +54,19 @@ def answerer_text(template: str, question: str, options: Sequence[str]) -> str:
     return "\n".join([question, *(["Options:"] if template == "paper" else []), *lines, ANSWERER_INSTRUCTION[template]])
 
 
-def answerer_chat(text: str, frames: bool, images: int = 0) -> list[dict[str, object]]:
+def answerer_chat(text: str, frames: bool, images: int = 0, times: Sequence[float] = ()) -> list[dict[str, object]]:
     """Return the answerer's chat with this text; `frames` is False for the blind question (no video part).
 
-    `images` shows that many frames as an image each, in place of one video.
+    `images` shows that many frames as an image each, in place of one video; `times` are told before each, if given.
     """
     video: list[dict[str, str]] = [{"type": "image"}] * images or ([{"type": "video"}] if frames else [])
+    for place, time in reversed(list(enumerate(times))):
+        video.insert(place, {"type": "text", "text": SHOWN_AT.format(time)})
     return [{"role": "user", "content": [*video, {"type": "text", "text": text}]}]
 
 
 def answerer_messages(
-    template: str, question: str, options: Sequence[str], frames: bool, images: int = 0
+    template: str, question: str, options: Sequence[str], frames: bool, images: int = 0, times: Sequence[float] = ()
 ) -> list[dict[str, object]]:
     """Return the answerer's chat about a question, as this project asks it (see `answerer_chat`)."""
-    return answerer_chat(answerer_text(template, question, options), frames, images)
+    return answerer_chat(answerer_text(template, question, options), frames, images, times)

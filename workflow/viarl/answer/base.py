@@ -54,7 +54,7 @@ class BaseAnswerer(ABC):
         if batch_size < 1:
             raise ValueError(f"answerer.batch_size must be at least 1, not {batch_size}")
         self.cache, self.max_new_tokens, self.asking = cache, max_new_tokens, asking or Own(template)
-        self.batch_size, self.as_images, self.replies = batch_size, frames_as == "images", replies
+        self.batch_size, self.frames_as, self.replies = batch_size, frames_as, replies
         self.asked = 0  # requests that reached the model
         self.found = 0  # different requests that the reply cache answered
         self.stopped: Callable[[], bool] = lambda: False  # whether to give up waiting, as the stage was told to stop
@@ -91,10 +91,20 @@ class BaseAnswerer(ABC):
         if progress:
             progress.advance()
 
+    @property
+    def as_images(self) -> bool:
+        """Whether the frames are shown as an image each."""
+        return self.frames_as != "video"
+
+    def times(self, request: Request) -> list[float]:
+        """Return the seconds at which a request's frames are shown, ascending."""
+        return self.cache.times(request.item.video)[sorted(request.frames)].tolist() if request.frames else []
+
     def messages(self, request: Request) -> list[dict[str, object]]:
         """Return the chat that shows a request."""
         text = self.asking.text(request.item, sorted(request.frames))
-        return answerer_chat(text, bool(request.frames), len(request.frames) if self.as_images else 0)
+        times = self.times(request) if self.frames_as == "timed_images" else []
+        return answerer_chat(text, bool(request.frames), len(request.frames) if self.as_images else 0, times)
 
     def counts(self) -> dict[str, int]:
         """Return how many different requests were asked, and how many the reply cache answered, for tracking."""

@@ -82,8 +82,9 @@ class EndpointAnswerer(BaseAnswerer):
         max_new_tokens: int,
         replies: ReplyCache | None = None,
         asking: Asking | None = None,
+        frames_as: str = "images",
     ) -> None:
-        super().__init__(cache, template, max_new_tokens, frames_as="images", replies=replies, asking=asking)
+        super().__init__(cache, template, max_new_tokens, frames_as=frames_as, replies=replies, asking=asking)
         self.endpoint, self.name = endpoint, name
         self.url = f"{endpoint.url.rstrip('/')}/chat/completions"
         self._waiting = 0  # requests that wait for the server
@@ -132,7 +133,8 @@ class EndpointAnswerer(BaseAnswerer):
         messages: list[dict[str, Any]] = self.messages(request)
         for message in messages:
             message["content"] = [
-                _picture(next(pictures).tobytes()) if part["type"] == "image" else part for part in message["content"]
+                _picture(next(pictures).tobytes()) if part["type"] == "image" else _text(part["text"])
+                for part in message["content"]
             ]
         # `transformers serve` derives from frequency_penalty that of repetitions that a checkpoint may come with
         how = {"temperature": 0.0, "max_tokens": self.max_new_tokens, "frequency_penalty": 0.0}
@@ -227,6 +229,11 @@ class EndpointAnswerer(BaseAnswerer):
 def _picture(jpeg: bytes) -> dict[str, Any]:
     url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _text(text: str) -> dict[str, Any]:
+    # a server tokenises the whole chat, and would take <|im_end|> in a question for its end
+    return {"type": "text", "text": text.replace("<|", "< |")}
 
 
 def _reason(response: httpx2.Response) -> str:

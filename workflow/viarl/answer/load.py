@@ -36,7 +36,8 @@ def load_answerer(
         # only {weights} tells one model of that name from another; without it the address belongs to the name
         address = "" if "{weights}" in settings.endpoint.model else settings.endpoint.url
         kept = _replies(replies, settings, {"name": name, "address": address})
-        return EndpointAnswerer(settings.endpoint, name, cache, settings.prompt, settings.max_new_tokens, kept, asking)
+        prompt, longest, shown = settings.prompt, settings.max_new_tokens, settings.frames_as
+        return EndpointAnswerer(settings.endpoint, name, cache, prompt, longest, kept, asking, shown)
     vlm = Vlm.load(model, settings.dtype, settings.attention, device)
     known: dict[str, Any] = {}
     if replies is not None:

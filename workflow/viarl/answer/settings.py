@@ -34,8 +34,10 @@ class Endpoint:
 class AnswererSettings(ModelSettings):
     """How the answerer is asked."""
 
-    frames_as: Literal["video", "images"] = key(
-        "how the selected frames are shown: as one video, or as an image each, which servers take", default="video"
+    frames_as: Literal["video", "images", "timed_images"] = key(
+        "how the selected frames are shown: as one video, of which Qwen3-VL is told the times, or as an image each, "
+        "which servers take, behind its time in words or without",
+        default="video",
     )
     backend: Literal["transformers", "endpoint"] = key(
         "where it answers: in this process, or on a server that speaks the OpenAI protocol", default="transformers"
@@ -44,6 +46,6 @@ class AnswererSettings(ModelSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.backend == "endpoint" and self.frames_as != "images":
+        if self.backend == "endpoint" and self.frames_as == "video":
             raise ValueError("answerer.backend 'endpoint' takes images alone; set answerer.frames_as: images")
         return self

@@ -6,15 +6,14 @@ key, its value and the remedy; all that is wrong is reported at once.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from viarl.config.data import data_problems, hub_problems, path_problems
 from viarl.config.launcher import launcher_problems
 from viarl.config.models import STAND_IN, model_problems
 from viarl.config.sections import Configuration
-from viarl.faults import listed, nearest, shown
+from viarl.faults import listed, shown
+from viarl.models.clip_weights import clip_problem
 from viarl.sections import faults
 
 
@@ -78,9 +77,9 @@ def _endpoint(answerer: Mapping[str, Any], cycles: int | str) -> Iterator[str]:
     if answerer["backend"] != "endpoint":
         return
     url, model, where = answerer["endpoint"]["url"], answerer["endpoint"]["model"], "answerer.endpoint"
-    if answerer["frames_as"] != "images":
+    if answerer["frames_as"] == "video":
         what = "servers take no list of frames as a video, and answerer.backend is 'endpoint'"
-        yield f"answerer.frames_as = {answerer['frames_as']!r}: {what}; set frames_as to images"
+        yield f"answerer.frames_as = {answerer['frames_as']!r}: {what}; set frames_as to images or timed_images"
     if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", url):
         remedy = "correct it (a key belongs into the environment variable OPENAI_API_KEY)"
         yield f"{where}.url = {shown(url)}: not of the form http://host:port/v1; {remedy}"
@@ -101,17 +100,10 @@ def _warmup(section: str, training: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _clip(clip: Mapping[str, Any]) -> Iterator[str]:
-    if clip["model"] != STAND_IN and ":" not in clip["model"]:  # else hf-hub:owner/name
-        package = find_spec("open_clip")  # without its import, which takes seconds
-        places = package.submodule_search_locations if package else None
-        known = [path.stem for place in places or () for path in Path(place).glob("model_configs/*.json")]
-        if known and clip["model"] not in known:
-            yield f"clip.model = {shown(clip['model'])}: unknown to open_clip; {nearest(clip['model'], known)}"
     if clip["model"] == STAND_IN and clip["pretrained"] is not None:
         yield f"clip.pretrained = {shown(clip['pretrained'])}: the stand-in has no such weights; set it to null"
-    if clip["model"] != STAND_IN and clip["pretrained"] is None:
-        what = f"clip.model = {shown(clip['model'])} would have random weights"
-        yield f"clip.pretrained = None: {what}; name the weights, for example openai"
+    if clip["model"] != STAND_IN and (problem := clip_problem(clip["model"], clip["pretrained"])):
+        yield problem
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> Iterator[str]:

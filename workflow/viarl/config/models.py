@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from viarl.faults import nearest, shown
-from viarl.models.files import HUB_ID, REVISION, missing_shards
+from viarl.models.files import HUB_ID, REVISION, TEMPLATE, has_template, missing_shards
 from viarl.models.settings import flash_obstacle
 
 STAND_IN = "stand-in"
@@ -49,6 +49,9 @@ def _folder_problems(where: str, folder: Path) -> Iterator[str]:
         reason = f"its weights are pickled ({', '.join(pickled)}), which" if pickled else "no *.safetensors, and others"
         remedy = "load the model with transformers where you trust it, and save it with save_pretrained, which writes"
         yield f"{where}: {reason} are never loaded; {remedy} safetensors"
+    elif not has_template(folder):
+        what = f"the folder holds no chat template ({TEMPLATE}, or in tokenizer_config.json)"
+        yield f"{where}: {what}; copy {TEMPLATE} of the model that it was made from into it"
     elif missing := missing_shards(folder):
         yield f"{where}: {len(missing)} shards of its weights are missing ({', '.join(missing[:3])}); fetch them again"
 

@@ -82,7 +82,7 @@ class Frames(CacheSettings):
 class Clip(ClipSettings):
     """The similarity of every candidate frame and question."""
 
-    model: Text = key("stand-in, or an open_clip model name")
+    model: Text = key("stand-in, an open_clip model name, or hf-hub:owner/name")
 
 
 @section

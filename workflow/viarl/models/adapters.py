@@ -9,11 +9,12 @@ from peft.tuners.lora import LoraLayer
 from viarl.models.settings import Lora
 
 _LANGUAGE = r".*language_model\..*\.(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-_VISION = r".*visual\.blocks\..*\.(?:qkv|proj|gate_proj|up_proj|down_proj|linear_fc\d)"
+# blocks and mergers, Qwen3-VL's for DeepStack too; what cuts a frame into patches is a convolution
+_VISION = r".*visual\.(?:blocks|merger|deepstack_merger_list)\..*(?:qkv|proj|linear_fc\d|mlp\.[02])"
 
 
 def lora_config(lora: Lora, train_vision: bool = False) -> LoraConfig | None:
-    """Return adapters for all linear layers of the language model and, if it is trained, of the vision tower, if any.
+    """Return adapters, if any, for the linear layers of the language model, but its head, and of a trained tower.
 
     Without dropout: a resumed training must draw nothing, and the shared-prefix forward must equal the plain one.
     """

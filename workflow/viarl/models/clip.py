@@ -1,5 +1,6 @@
 """open_clip models: from the hub by name, or from a folder, such as the CLIP stand-in's."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from viarl.models.clip_weights import clip_problem
 from viarl.models.files import damage_named
 from viarl.models.vlm import resolve_device
 
@@ -31,14 +33,15 @@ class Clip:
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Embed texts: (B, D). What exceeds the model's context is cut off at its end."""
-        tokens = self.tokenizer(list(texts)).to(self.device)
+        # a mark such as <end_of_text> in a text would end it there
+        tokens = self.tokenizer([re.sub(r"<(?=/?\w+>)", "< ", text) for text in texts]).to(self.device)
         return normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
 
 
 def load_clip(model: str | Path, pretrained: str | None = None, device: str = "auto") -> Clip:
     """Load an open_clip model in evaluation mode: a folder with its open_clip_config.json, or a name and weights tag.
 
-    Errors: FileNotFoundError for a folder without a model; ValueError for an unknown name or weights tag.
+    Errors: FileNotFoundError for a folder without a model; ValueError for names that do not fit (clip_weights).
     """
     if isinstance(model, Path):
         if not (model / CONFIG_FILE).exists():
@@ -46,10 +49,8 @@ def load_clip(model: str | Path, pretrained: str | None = None, device: str = "a
         name = f"local-dir:{model.resolve()}"
     else:
         name = model
-        if ":" not in name and (name, pretrained) not in open_clip.list_pretrained():
-            known = [tag for known_name, tag in open_clip.list_pretrained() if known_name == name]
-            remedy = f"set clip.pretrained to one of {known}" if known else "set clip.model to one of its model names"
-            raise ValueError(f"open_clip has no weights {pretrained!r} for the model {name!r}; {remedy}")
+        if problem := clip_problem(name, pretrained):
+            raise ValueError(problem)
     target = resolve_device(device)
     with damage_named(model):
         loaded, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained, device=target)

@@ -5,7 +5,8 @@ of its prompt, exactly as transformers' `generate` does; leaving them to the mod
 differently in training and in generation.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from viarl.models.families import timed_video, tower_output
 # first frame's, which in a long video is a place amid its frames. Checkpoints that were made with the latter rule, as
 # the stand-ins, say so by this key in their config.json.
 TEXT_INSIDE_VIDEO = "text_inside_video"
+BREAK = "\0"  # in a rendered chat: no token reaches across it, and it is no part of the text
 FRAMES_PER_SECOND = 2.0  # the rate the processor assumes for a list of frames; fixes the temporal spacing of positions
 
 
@@ -55,8 +57,11 @@ class Encoder:
     def __init__(self, model: Any, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self._rope = model.model.get_rope_index
-        self._timed = model.config.model_type == "qwen3_vl"  # each temporal patch stands behind its time in words
+        self.timed = model.config.model_type == "qwen3_vl"  # each temporal patch stands behind its time in words
         self._text_inside_video = bool(getattr(model.config, TEXT_INSIDE_VIDEO, False))
+        added = self.tokenizer.added_tokens_decoder.values()
+        controls = [token.content for token in added if token.special or token.content.startswith("<|")]
+        self._controls = re.compile("|".join(map(re.escape, controls)))
         self._factor = processor.video_processor.patch_size * processor.video_processor.merge_size
 
     def pixels(
@@ -89,23 +94,30 @@ class Encoder:
         pixels: torch.Tensor | None = None,
         grid: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
+        times: Sequence[float] | None = None,
     ) -> Prompt:
-        """Encode a chat whose video part has the given grid (3,), or whose images have (n, 3); ValueError if not."""
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        """Encode a chat whose video part has the given grid (3,), or whose images have (n, 3); ValueError if not.
+
+        `times`: the seconds at which the video's frames are shown, which some families tell (`timed`). Control tokens
+        that a chat's texts hold are encoded as text.
+        """
+        chat = self._without_controls(messages)
+        text = self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         images = grid is not None and grid.ndim == 2
         token = self.processor.image_token if images else self.processor.video_token
         parts = [] if grid is None else grid.reshape(-1, 3).prod(1).tolist()
         if text.count(token) != len(parts):
             kind = "image" if images else "video"
             raise ValueError(f"the chat has {text.count(token)} {kind} parts for {len(parts)} {kind}s")
-        if grid is not None and self._timed and not images:
+        if grid is not None and self.timed and not images:
             marked = f"{self.processor.vision_start_token}{token}{self.processor.vision_end_token}"
-            text = text.replace(marked, timed_video(self.processor, grid, 1 / FRAMES_PER_SECOND))
+            text = text.replace(marked, timed_video(self.processor, grid, times))
         else:
             merge = self.processor.video_processor.merge_size
             first, *others = text.split(token)
             text = first + "".join(token * (size // merge**2) + rest for size, rest in zip(parts, others, strict=True))
-        input_ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        pieces = self.tokenizer(text.split(BREAK), add_special_tokens=False)["input_ids"]
+        input_ids = torch.tensor([token for piece in pieces for token in piece])
         placeholder = self.processor.image_token_id if images else self.processor.video_token_id
         token_types = (input_ids == placeholder).long() * (1 if images else 2)
         seconds = self.processor.video_processor.temporal_patch_size / FRAMES_PER_SECOND
@@ -118,10 +130,19 @@ class Encoder:
             }
         positions, _ = self._rope(input_ids[None], mm_token_type_ids=token_types[None], **vision)
         positions = positions[:, 0].long()
-        if grid is not None and not images and not self._timed and not self._text_inside_video:
+        if grid is not None and not images and not self.timed and not self._text_inside_video:
             end = int((token_types == 2).nonzero()[-1]) + 1
             positions[:, end:] += positions[:, :end].max() + 1 - positions[0, end]
         return Prompt(input_ids, token_types, positions, grid, pixels, features)
+
+    def _without_controls(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return a chat with a BREAK within each control token of its texts."""
+
+        def broken(part: Mapping[str, str]) -> Mapping[str, str]:
+            text = self._controls.sub(lambda own: own[0][0] + BREAK + own[0][1:], part.get("text", ""))
+            return {**part, "text": text} if text else part
+
+        return [{**message, "content": [broken(part) for part in message["content"]]} for message in messages]
 
 
 def as_video(grid: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from viarl.models.files import Source
-from viarl.models.settings import flash_obstacle
+from viarl.models.settings import SHOWN_AT, flash_obstacle
 
 CLASSES = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
 
@@ -60,17 +60,20 @@ def tower_output(features: Sequence[torch.Tensor]) -> BaseModelOutputWithPooling
     return BaseModelOutputWithDeepstackFeatures(pooler_output=usual, deepstack_features=deep)
 
 
-def timed_video(processor: Any, grid: torch.Tensor, seconds: float) -> str:
+def timed_video(processor: Any, grid: torch.Tensor, times: Sequence[float] | None) -> str:
     """Return the text of a timed video: of each temporal patch its mean time, and its tokens between their marks.
 
     It takes the place of the template's marks too, as the models were published (transformers 4.57, vLLM); from 5.12 on
-    transformers' own processor leaves them around it. `grid` (3,) are patches, `seconds` those between two frames.
+    transformers' own processor leaves them around it. `grid` (3,) are patches, `times` the seconds of all frames.
     """
     patches, height, width = grid.tolist()
     tokens = processor.video_token * (height * width // processor.video_processor.merge_size**2)
-    frames = processor.video_processor.temporal_patch_size
-    # the mean of a patch's first and last frame, as the model's own processor counts; that of an odd last frame
-    # is timed as if it were full
-    times = [(patch * frames + (frames - 1) / 2) * seconds for patch in range(patches)]
+    size = processor.video_processor.temporal_patch_size
+    if times is None or -(-len(times) // size) != patches:
+        given = "none" if times is None else len(times)
+        raise ValueError(f"the prompt tells the times of {patches} patches of {size} frames, and {given} are given")
+    full = [*times, *[times[-1]] * (-len(times) % size)]  # the last frame fills its patch up
+    # the mean of a patch's first and last frame, as the model's own processor counts
+    means = [(first + last) / 2 for first, last in zip(full[::size], full[size - 1 :: size], strict=True)]
     start, end = processor.vision_start_token, processor.vision_end_token
-    return "".join(f"<{time:.1f} seconds>{start}{tokens}{end}" for time in times)
+    return "".join(f"{SHOWN_AT.format(mean)}{start}{tokens}{end}" for mean in means)

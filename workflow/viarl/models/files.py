@@ -20,6 +20,8 @@ SIZES = "files.json"  # in a checkpoint folder that a stage wrote: the size of e
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # names the shards of weights that are no single file
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TEMPLATE = "chat_template.jinja"
+SHOWN = [{"role": "user", "content": [{"type": "video"}, {"type": "image"}, {"type": "text", "text": "seen?"}]}]
 REVISION = re.compile(r"[\w][\w./-]*")
 
 
@@ -87,12 +89,45 @@ def missing_shards(folder: Path) -> list[str]:
     return [name for name in shards if not (folder / str(name)).is_file()]
 
 
+def has_template(folder: Path) -> bool:
+    """Tell whether a folder has a chat template in one of the places where versions and tools have kept it."""
+    if any((folder / path).is_file() for path in (TEMPLATE, "additional_chat_templates/default.jinja")):
+        return True
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        try:
+            kept = json.loads((folder / name).read_text(encoding="utf-8"))["chat_template"]
+            if isinstance(kept, list):  # several, each with its name
+                kept = "default" in [one["name"] for one in kept]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if kept:
+            return True
+    return False
+
+
+def settle_template(processor: Any, model: str) -> None:
+    """Give a processor without a chat template its tokenizer's; ValueError where that shows no video beside a text."""
+    kept = (owner.chat_template for owner in (processor, processor.tokenizer))
+    default = (one.get("default") if isinstance(one, dict) else one for one in kept)
+    processor.chat_template = next(filter(None, default), None)
+    try:
+        text = processor.apply_chat_template(SHOWN, tokenize=False)
+    except Exception as error:  # a template is a program
+        reason = str(error).splitlines()[0]
+    else:
+        parts = (processor.video_token, processor.image_token, "seen?")
+        reason = "" if all(text.count(part) == 1 for part in parts) else "it leaves out a video, an image or a text"
+    if reason:
+        remedy = f"copy {TEMPLATE} of the model that it was made from into it"
+        raise ValueError(f"{model} has no usable chat template ({TEMPLATE}, tokenizer_config.json): {reason}; {remedy}")
+
+
 @contextmanager
 def damage_named(model: str | Path) -> Iterator[None]:
     """Raise what libraries say about a damaged file of a checkpoint folder as a ValueError with folder and remedy."""
     try:
         yield
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         folder = Path(model)
         if not folder.is_dir():
             raise

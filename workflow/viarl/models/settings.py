@@ -5,6 +5,7 @@ from typing import Literal
 
 from viarl.sections import Count, key, section
 
+SHOWN_AT = "<{:.1f} seconds>"  # the words in which Qwen3-VL reads when the next frames are shown
 Dtype = Literal["float32", "bfloat16"]
 
 

@@ -13,7 +13,7 @@ from transformers import AutoProcessor, DynamicCache
 
 from viarl.models.encode import Encoder, Prompt, forward_arguments
 from viarl.models.families import attention_for, joined_features, model_class
-from viarl.models.files import damage_named, find
+from viarl.models.files import damage_named, find, settle_template
 from viarl.progress import say
 
 PATCHES_A_PASS = 32768  # of one pass through the vision tower; bounds its memory
@@ -45,7 +45,7 @@ class Vlm(Encoder):
         """Load a checkpoint (folder, or hub id with or without @revision) in evaluation mode.
 
         Errors: FileNotFoundError for a folder without weights, ValueError for a damaged one, an unknown dtype, a family
-        that does not fit (viarl.models.families), or an attention that cannot be.
+        that does not fit (viarl.models.families), an attention that cannot be, or no chat template.
         """
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype {dtype!r} must be float32, bfloat16 or float16")
@@ -54,10 +54,12 @@ class Vlm(Encoder):
         found = find(source)
         say(f"loading {source} ({dtype}, {attention})")
         with damage_named(found.name):
+            kind, processor = model_class(found), AutoProcessor.from_pretrained(found.name, **found.arguments())
+        settle_template(processor, found.name)
+        with damage_named(found.name):
             # no pickle is loaded, from a hub neither
             how = {"attn_implementation": attention, "use_safetensors": True, **found.arguments()}
-            model = model_class(found).from_pretrained(found.name, dtype=getattr(torch, dtype), **how)
-            processor = AutoProcessor.from_pretrained(found.name, **found.arguments())
+            model = kind.from_pretrained(found.name, dtype=getattr(torch, dtype), **how)
         if commit := found.commit():
             say(f"{found.name} is at commit {commit}")
         return cls(model.to(place).eval(), processor)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from viarl.models.clip_weights import QUICK
 from viarl.plan import formulas as cost
 from viarl.plan.shapes import Shape
 from viarl.plan.sizes import Sizes
@@ -111,7 +112,7 @@ class Plan:
 
     def score_frames(self) -> Estimate:
         """CLIP's image tower on every candidate frame: 2 operations a weight and token."""
-        weights, tokens = IMAGE_TOWERS.get(self.config["clip"]["model"], (0, 0))
+        weights, tokens = IMAGE_TOWERS.get(self.config["clip"]["model"].removesuffix(QUICK), (0, 0))
         seconds = self.gpu.compute(2.0 * weights * tokens * self._shard() * self.frames["candidates"])
         return self._every_shard("score_frames", {"weights and batch": 8.0 * weights + GB}, seconds)
 

@@ -64,8 +64,9 @@ class Shape:
         """Weights of LoRA adapters of a rank (viarl.models.adapters), on the tower too if `vision`."""
         h, v = self.hidden, self.vision_hidden
         layer = 2 * (h + h) + 2 * (h + self.kv) + 3 * (h + self.mlp)
-        tower = (v + 3 * v) + (v + v) + 3 * (v + self.vision_mlp)
-        return rank * (self.layers * layer + vision * self.vision_layers * tower)
+        block, wide = (v + 3 * v) + (v + v) + 3 * (v + self.vision_mlp), v * self.merge**2
+        tower = self.vision_layers * block + (wide + wide) + (wide + h)
+        return rank * (self.layers * layer + vision * tower)
 
     def grid(self, frames: int, width: int, height: int) -> tuple[int, int]:
         """Return (tokens, patches) of a video: sides are rounded to the merged patches, frames to temporal patches."""

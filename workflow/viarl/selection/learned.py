@@ -83,7 +83,7 @@ class SelectorPrompts:
     def prompt(self, item: Item, **vision: torch.Tensor) -> Prompt:
         """Return an item's prompt with its grid, and features or pixels."""
         chat = selector_messages(self.template, item.question, self.count(item), self.selected)
-        return self.vlm.prompt(chat, **vision)
+        return self.vlm.prompt(chat, times=self.cache.times(item.video).tolist(), **vision)
 
     def _videos(self, names: list[str]) -> dict[str, _Video]:
         found: dict[str, _Video] = {}

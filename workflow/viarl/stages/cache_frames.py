@@ -16,6 +16,7 @@ from viarl.progress import Progress
 from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
 from viarl.video.format import VideoError
+from viarl.video.reader import check_reader
 from viarl.video.settings import CacheSettings
 from viarl.video.writer import cache_video, manifest_record
 
@@ -64,6 +65,7 @@ def main(settings: Settings) -> None:
     cache = CacheSettings(**{entry.name: getattr(settings, entry.name) for entry in fields(CacheSettings)})
     every = read_videos(settings.videos)
     mine = [video for video in sorted(every) if shard_of(video, settings.shards) == settings.shard]
+    check_reader(settings.reader)
     good: dict[str, dict[str, Any]] = {}
     bad: dict[str, str] = {}
     progress = Progress("videos", len(mine))
@@ -82,8 +84,11 @@ def main(settings: Settings) -> None:
                 bad[video] = str(error)
             except OSError:
                 raise  # a full disk is no fault of this video
-            except Exception as error:
-                raise RuntimeError(f"caching the frames of video {video!r} ({every[video].path}): {error}") from error
+            except Exception as error:  # whatever a library makes of one video, the others go on
+                bad[video] = f"cannot be read ({type(error).__name__}: {error})"
+            else:
+                for note in good[video]["notes"]:
+                    print(f"{video}: {note}", flush=True)
             progress.advance(note=f"{len(bad)} bad" if bad else "")
         counted = {"videos": len(good), "bad_videos": len(bad), "frames": sum(entry["n"] for entry in good.values())}
         record.log_metrics({f"frame_cache/{name}": float(count) for name, count in counted.items()}, step=0)

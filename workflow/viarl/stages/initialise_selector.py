@@ -96,7 +96,8 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     if not math.isnan(hit := recall(usable, cache)):
         found["label_evidence_recall"] = hit
     say(f"labels {start.labels}: {found}")
-    with start_run(settings.tracking, {"seed": settings.seed, "selector": selector, "model": str(source)}) as run_:
+    params = {"seed": settings.seed, "selector": counted(selector), "model": str(source)}
+    with start_run(settings.tracking, params) as run_:
         run_.log_metrics(found)
         if resumed:
             run_.set_tag("resumed_from", resumed.name)

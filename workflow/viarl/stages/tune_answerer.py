@@ -82,7 +82,7 @@ def tune(settings: Settings, checkpoints: Checkpoints) -> None:
     cache = FrameCache(settings.manifests)
     usable = tunable(items := read_items(settings.items), read_picks(settings.selected), settings.selected)
     vlm = Vlm.load(start, answerer.lora.weights_dtype(answerer.dtype), answerer.attention, settings.device)
-    params = {"seed": settings.seed, "answerer": answerer, "start": str(start)}
+    params = {"seed": settings.seed, "answerer": counted(answerer), "start": str(start)}
     with start_run(settings.tracking, params, inputs(settings)) as run_:
         run_.log_metrics({"items": len(items), "tuned_on": len(usable)})
         if resumed:

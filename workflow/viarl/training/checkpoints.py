@@ -168,6 +168,10 @@ class CheckpointCallback(TrainerCallback):
             )
             raise SystemExit(128 + (self._signalled or signal.SIGTERM))
 
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save and log as often as the configuration says: a training that goes on has that from its checkpoint."""
+        state.compute_steps(args, state.max_steps)
+
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         """Ask for a checkpoint and the end of training when a signal has come; LockError without the folder's lock."""
         self.checkpoints.lock.check()

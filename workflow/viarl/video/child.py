@@ -4,7 +4,6 @@ The child answers on standard output with lines of JSON: for each frame its numb
 the end the rest of the reading, or why there is none. Nothing is pickled: a decoder led astray can send no code.
 """
 
-import importlib.util
 import json
 import os
 import sys
@@ -180,9 +179,7 @@ def receive(answers: IO[bytes], transform: Transform[T]) -> Reading[T]:
 
 
 def read_in_child(method: str, path: Path, candidates: int, transform: Transform[T], timeout_s: float) -> Reading[T]:
-    """Run one of `METHODS` in a child process, killed after `timeout_s`: VideoError; ValueError: no decord."""
-    if method == "decord" and importlib.util.find_spec("decord") is None:
-        raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
+    """Run one of `METHODS` in a child process, killed after `timeout_s`; VideoError."""
     root = str(Path(viarl.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-c", "from viarl.video.child import serve; serve()", method, str(path), str(candidates)]

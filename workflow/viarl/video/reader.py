@@ -8,6 +8,7 @@ and hangs on MPEG-TS, so it runs in the child process, and what it cannot do is 
 """
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -18,6 +19,14 @@ from viarl.video.format import VideoError, describe
 from viarl.video.seeking import SeekingFailed, read_by_seeking
 
 
+def check_reader(reader: str) -> None:
+    """Raise ValueError for a reader that is unknown or not installed."""
+    if reader not in ("pyav", "decord"):
+        raise ValueError(f"reader {reader!r} is unknown; choose pyav or decord")
+    if reader == "decord" and find_spec("decord") is None:
+        raise ValueError("reader 'decord' is not installed: run `pip install decord`, or set frames.reader to 'pyav'")
+
+
 def read_frames(
     path: Path, candidates: int, transform: Transform[T], reader: str = "pyav", timeout_s: float = 600.0
 ) -> Reading[T]:
@@ -25,8 +34,7 @@ def read_frames(
 
     `transform` maps (H, W, 3) uint8 RGB, as soon as it is decoded, to what is kept. `timeout_s` holds for each attempt.
     """
-    if reader not in ("pyav", "decord"):
-        raise ValueError(f"reader {reader!r} is unknown; choose pyav or decord")
+    check_reader(reader)
     if candidates < 2 or candidates % 2:
         raise ValueError(f"candidates must be an even number of at least 2, not {candidates}")
     check_there(path)

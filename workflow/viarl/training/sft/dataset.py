@@ -77,9 +77,9 @@ class Collator:
         prompts, tokenizer = self.prompts(examples), self.tokenizer
         ids, labels, positions = [], [], []
         for example, prompt in zip(examples, prompts, strict=True):
-            target = [*tokenizer(example.target, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            reply = torch.tensor(target)
-            after = (prompt.next_position + torch.arange(len(target)))[None].expand(3, -1)
+            target = tokenizer(example.target, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            reply = torch.tensor([*target, tokenizer.eos_token_id])
+            after = (prompt.next_position + torch.arange(len(reply)))[None].expand(3, -1)
             ids.append(torch.cat([prompt.input_ids, reply]))
             labels.append(torch.cat([torch.full_like(prompt.input_ids, IGNORED), reply]))
             positions.append(torch.cat([prompt.positions, after], 1).T)  # (T, 3), as padding is along the first axis
@@ -121,7 +121,7 @@ class AnswererPrompts:
         frames_as: str = "video",
     ) -> None:
         self.vlm, self.cache, self.template = vlm, cache, template
-        self.as_images = frames_as == "images"
+        self.frames_as = frames_as
         self._tower = own_tower(vlm) if frozen else None
         self._held: LRUCache[Any, tuple[torch.Tensor, torch.Tensor]] = LRUCache(keep_bytes, lambda seen: seen[0].nbytes)
 
@@ -129,15 +129,18 @@ class AnswererPrompts:
         """Return one prompt an example."""
         videos = self._frozen(self._tower, examples) if self._tower else [self._pixels(example) for example in examples]
         prompts = []
-        for item, (video, grid) in zip((example.item for example in examples), videos, strict=True):
-            images = len(grid) if grid.ndim == 2 else 0
-            messages = answerer_messages(self.template, item.question, item.options, frames=True, images=images)
-            prompts.append(self.vlm.prompt(messages, grid=grid, **{"features" if self._tower else "pixels": video}))
+        for example, (video, grid) in zip(examples, videos, strict=True):
+            item, images = example.item, len(grid) if grid.ndim == 2 else 0
+            times = self.cache.times(item.video)[list(example.frames)].tolist()
+            told = times if self.frames_as == "timed_images" else []
+            messages = answerer_messages(self.template, item.question, item.options, True, images, told)
+            seen = {"features" if self._tower else "pixels": video}
+            prompts.append(self.vlm.prompt(messages, grid=grid, times=times, **seen))
         return prompts
 
     def _pixels(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
         frames = self.cache.answerer_frames(example.item.video, example.frames)
-        return self.vlm.image_pixels(frames) if self.as_images else self.vlm.pixels(frames)
+        return self.vlm.pixels(frames) if self.frames_as == "video" else self.vlm.image_pixels(frames)
 
     def _frozen(self, tower: Vlm, examples: Sequence[Example]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return (features, grid) of each example's frames, through the tower where they are not remembered."""
