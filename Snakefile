@@ -11,6 +11,9 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
+if set("{}") & set(str(workflow.basedir)):
+    sys.exit(f"{workflow.basedir}: braces in a path have a meaning of their own for Snakemake; rename the folder")
+
 LIBRARY = os.path.join(workflow.basedir, "workflow")  # this checkout's library, whatever else is installed
 sys.path.insert(0, LIBRARY)
 
@@ -42,6 +45,7 @@ wildcard_constraints:
     c=r"\d+",
 
 
+include: "workflow/rules/snakemake.smk"
 include: "workflow/rules/files.smk"
 include: "workflow/rules/settings.smk"
 include: "workflow/rules/data.smk"
@@ -72,6 +76,10 @@ rule all:
         summaries,
         data_card,
         "<results>/report/accuracy.png",
+
+
+onstart:
+    say_what_slurm_forgets()
 
 
 onsuccess:

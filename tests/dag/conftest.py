@@ -18,9 +18,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a dry run says: the rule and the outputs of every job."""
+    """What a run, or a dry run, says: the rule and the outputs of every job."""
 
     jobs: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, said: str) -> "Plan":
+        """Read what Snakemake prints."""
+        jobs = []
+        for block in re.split(r"\n(?=(?:local)?(?:rule|checkpoint) \w+:\n)", said)[1:]:
+            rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)
+            output = re.search(r"^ {4}output: (.*)$", block, re.MULTILINE)
+            assert rule is not None
+            jobs.append((rule[1], tuple(output[1].split(", ")) if output else ()))
+        return cls(tuple(jobs))
 
     @property
     def counts(self) -> Counter[str]:
@@ -72,13 +83,7 @@ class Workflow:
             arguments = (*targets, "--configfile", *presets, "overlay.yaml")
         done = self.run("-n", *arguments)
         assert done.returncode == 0, done.output
-        jobs = []
-        for block in re.split(r"\n(?=(?:local)?(?:rule|checkpoint) \w+:\n)", done.output)[1:]:
-            rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)
-            output = re.search(r"^ {4}output: (.*)$", block, re.MULTILINE)
-            assert rule is not None
-            jobs.append((rule[1], tuple(output[1].split(", ")) if output else ()))
-        return Plan(tuple(jobs))
+        return Plan.of(done.output)
 
     def pretend(self, *arguments: str) -> None:
         """Make every output of a run as an empty file, and record the jobs as done."""
@@ -89,12 +94,17 @@ class Workflow:
                 target.write_text(path)
             else:
                 target.mkdir(exist_ok=True)
+        self.record(*arguments)
+
+    def record(self, *arguments: str) -> None:
+        """Let Snakemake take what is there for what the jobs of a run have made now."""
         done = self.run("--touch", "--forceall", "--no-hooks", *arguments)
         assert done.returncode == 0, done.output
 
 
 def copy_workflow(root: Path) -> Workflow:
     """Copy what the rules need."""
+    root.mkdir(exist_ok=True)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy2(REPOSITORY / name, root / name)
     for name in ("workflow", "presets", "profiles", "envs", "slurm"):

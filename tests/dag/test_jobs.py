@@ -1,13 +1,15 @@
 """Which jobs a target needs, for the default and for overlays."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.dag.conftest import Workflow, copy_workflow
+from tests.dag.conftest import REPOSITORY, Workflow, copy_workflow
+from viarl.items import read_videos
 
 pytestmark = pytest.mark.dag
 
@@ -165,6 +167,35 @@ def test_answers_on_request(fresh: Workflow) -> None:
     assert "evaluate" not in plan.counts
 
 
+ODD = ("movie {4K}.mkv", "a<b>.mkv", "a*b?[c].mkv", "sp ace 'q\" $HOME %s;|&.mkv", "-v.mp4", "..v.mp4", "#1.mp4")
+
+
+@pytest.mark.parametrize("folder", ["my {dir} <x>", "-m", 'it\'s *[a]? "$HOME" %d'])
+def test_names_of_ones_own_that_mean_something_elsewhere(folder: str, tmp_path: Path) -> None:
+    """Braces, brackets, quotes, a leading hyphen: in the names of videos, of their folder, and of the questions."""
+    workflow = copy_workflow(tmp_path / "copy")
+    (workflow.root / folder).mkdir()
+    rows = ["video,question,options,answer\n"]
+    for name in ODD:
+        (workflow.root / folder / name).write_text(name)
+        rows.append('"{}",Why?,this|that,A\n'.format(name.replace('"', '""')))
+    (workflow.root / f"{folder}.csv").write_text("".join(rows))
+    overlay = {"dataset": "local", "benchmarks": ["needle"], "local": {"folder": folder, "questions": f"{folder}.csv"}}
+    overlay["local"]["validation_share"] = 0
+    assert workflow.plan(overlay=overlay).counts["import_local"] == 1
+    done = workflow.run("--no-hooks", "--configfile", "overlay.yaml", "--", "results/data/sets/local_train/items.jsonl")
+    assert done.returncode == 0, done.output
+    listed = read_videos(workflow.root / "results/data/sets/local_train/videos.jsonl")
+    assert {Path(video.path).read_text() for video in listed.values()} == set(ODD)
+
+
+def test_a_checkout_whose_path_holds_braces_is_named(tmp_path: Path) -> None:
+    workflow = copy_workflow(tmp_path / "my {dir}")
+    done = workflow.run("-n")
+    assert done.returncode == 1 and "Traceback" not in done.output
+    assert f"{workflow.root}: braces in a path" in done.output.splitlines()[-1]
+
+
 def test_answers_to_the_users_own_questions(fresh: Workflow, tmp_path: Path) -> None:
     """What the last cycle's pair says about all local videos; without videos, what is missing."""
     (tmp_path / "videos").mkdir()
@@ -209,6 +240,54 @@ def test_a_served_answerer(fresh: Workflow) -> None:
     commands = [line for line in done.output.splitlines() if "python -m viarl.stages.evaluate" in line]
     asked = '"answerer": {"backend": "endpoint", "endpoint": {"model": "one"}, "frames_as": "images", '
     assert commands and all(asked + '"max_new_tokens": 8, "prompt": "short"}' in line for line in commands)
+
+
+PROFILES = [path.relative_to(REPOSITORY) for path in REPOSITORY.glob("profiles/*/config.yaml")]
+
+
+def test_no_key_stands_in_a_profile_and_in_the_default_too() -> None:
+    """The one in profiles/default would win, and the other be dead."""
+    default, *others = sorted([*PROFILES, Path("slurm/config.yaml")], key=lambda path: path.parent.name != "default")
+    assert len(others) == 2
+    keys = {path: set(yaml.safe_load((REPOSITORY / path).read_text())) for path in (default, *others)}
+    assert [path for path in others if keys[path] & keys[default]] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "limits", "resources"),
+    [
+        ("--profile profiles/workstation", {"gpu_jobs": 1}, {"gpu_jobs": "1"}),
+        ("--resources mem_mb=1000 --profile profiles/workstation", {"gpu_jobs": 1, "mem_mb": 1000}, {"gpu_jobs": "1"}),
+        ("--profile=profiles/workstation --resources gpu_jobs=2", {"gpu_jobs": 2}, {"gpu_jobs": "1"}),
+        (
+            "--profile profiles/workstation --set-resources train_selector:mem_mb=5",
+            {"gpu_jobs": 1},
+            {"gpu_jobs": "1", "mem_mb": "5"},
+        ),
+        (
+            "--profile slurm --set-resources train_selector:mem_mb=5 --default-resources slurm_account=x",
+            {},
+            {"gres": "f'gpu:{threads}'", "nodes": "1", "mem_mb": "5", "slurm_account": "x"},
+        ),
+        ("--resources mem_mb=1000", {"mem_mb": 1000}, {}),
+    ],
+)
+def test_the_command_line_changes_the_resources_that_it_names(
+    options: str, limits: dict[str, int], resources: dict[str, str], tmp_path: Path
+) -> None:
+    """All others of the profile stay."""
+    workflow = copy_workflow(tmp_path)
+    with (tmp_path / "Snakefile").open("a") as snakefile:
+        snakefile.write(
+            "\nlimits = {name: one.value for name, one in workflow.global_resources.items() if name[0] != '_'}"
+            "\nasked = {name: one.raw for name, one in workflow.get_rule('train_selector').resources.items()}"
+            "\nprint('FOUND', json.dumps([limits, {name: str(raw) for name, raw in asked.items()}]))\n"
+        )
+    done = workflow.run("-n", *options.split(), "--", "results/cycle1/selector/model.safetensors")
+    assert done.returncode == 0, done.output
+    found = json.loads(re.search(r"^FOUND (.*)", done.output, re.MULTILINE)[1])  # type: ignore[index]
+    assert found[0] == limits and resources.items() <= found[1].items()
+    assert ("gpu_jobs" in found[1]) == ("workstation" in options)
 
 
 def test_slurm_profile_is_found(fresh: Workflow) -> None:

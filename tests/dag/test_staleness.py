@@ -38,11 +38,7 @@ def test_readme_has_the_table() -> None:
 
 @pytest.fixture(scope="module")
 def done(_finished: Workflow) -> Workflow:
-    """The default, done, with a checkpoint folder and videos of the user's own beside it; nothing here changes it."""
-    (_finished.root / "other" / "model").mkdir(parents=True, exist_ok=True)
-    (_finished.root / "other" / "model" / "config.json").write_text("{}")
-    for name in ("model.safetensors", "chat_template.jinja"):
-        (_finished.root / "other" / "model" / name).write_text("")
+    """The default, done, with videos of the user's own beside it; nothing here changes it."""
     (_finished.root / "mine").mkdir(exist_ok=True)
     (_finished.root / "mine" / "a.mp4").write_bytes(b"x")
     (_finished.root / "mine.csv").write_text("video,question,options,answer\na.mp4,Why?,this|that,A\n")
@@ -199,6 +195,68 @@ def new_benchmark(workflow: Workflow) -> Plan:
     return workflow.plan(overlay={"benchmarks": ["needle", "needle_shifted", "needle_validation"]})
 
 
+MINE = {
+    "benchmarks": ["local"],
+    "local": {"folder": "mine", "questions": "mine.csv"},
+    "selector": {"model": "weights", "prompt": "paper"},  # a folder
+}
+EVALUATION = "results/cycle0/eval.json"
+EVALUATE_MINE = ("--no-hooks", "--configfile", "overlay.yaml", "--", EVALUATION)
+
+
+def with_files_of_ones_own(workflow: Workflow) -> Workflow:
+    """Add videos, questions and a model of the user's own, read for real, and the rest as if it were done."""
+    files = {f"mine/{number}.mp4": f"video {number}" for number in range(8)}
+    files["mine.csv"] = "video,question\n" + "".join(f"{number}.mp4,What?\n" for number in range(8))
+    files |= {"weights/config.json": "{}", "weights/model.safetensors": "weights"}
+    for name, content in files.items():
+        (workflow.root / name).parent.mkdir(exist_ok=True)
+        (workflow.root / name).write_text(content)
+    (workflow.root / "overlay.yaml").write_text(yaml.safe_dump(MINE))
+    workflow.pretend(*EVALUATE_MINE)
+    lists = ("results/data/sets/local/videos.jsonl", "results/data/own_models/selector.json")
+    read = workflow.run("--force", *EVALUATE_MINE[:-1], *lists)
+    assert Plan.of(read.output).counts == {"import_local": 1, "hash_model": 1}, read.output
+    workflow.record(*EVALUATE_MINE)
+    assert not workflow.plan(EVALUATION, overlay=MINE).jobs
+    return workflow
+
+
+def replaced(path: Path, content: str, **times: Any) -> None:
+    """Put another file in the place of one, as `mv` does."""
+    path.with_name("new").write_text(content)
+    os.utime(path.with_name("new"), **times)
+    path.with_name("new").replace(path)
+
+
+def touched_own_files(workflow: Workflow) -> Plan:
+    root = with_files_of_ones_own(workflow).root
+    for path in (root / "mine/3.mp4", root / "mine.csv", root / "weights/model.safetensors"):
+        os.utime(path)
+    return Plan.of(workflow.run(*EVALUATE_MINE).output)
+
+
+def copied_own_files(workflow: Workflow) -> Plan:
+    root = with_files_of_ones_own(workflow).root
+    shutil.copytree(root, root.with_name("moved"), symlinks=True, copy_function=shutil.copy)  # other times, inodes
+    return Plan.of(Workflow(root.with_name("moved")).run(*EVALUATE_MINE).output)
+
+
+def older_video(workflow: Workflow) -> Plan:
+    replaced(with_files_of_ones_own(workflow).root / "mine/3.mp4", "VIDEO 3", times=(1e9, 1e9))
+    return workflow.plan(EVALUATION, overlay=MINE)
+
+
+def older_questions(workflow: Workflow) -> Plan:
+    replaced(with_files_of_ones_own(workflow).root / "mine.csv", "video,question\n3.mp4,Who?\n", times=(1e9, 1e9))
+    return workflow.plan(EVALUATION, overlay=MINE)
+
+
+def older_weights(workflow: Workflow) -> Plan:
+    replaced(with_files_of_ones_own(workflow).root / "weights/model.safetensors", "WEIGHTS", times=(1e9, 1e9))
+    return workflow.plan(EVALUATION, overlay=MINE)
+
+
 OTHERS = {
     "second_run": second_run,
     "comment": comment,
@@ -211,6 +269,11 @@ OTHERS = {
     "reader_code": changed("viarl.video.reader"),
     "tracking_code": changed("viarl.progress", "viarl.tracking.record"),
     "new_benchmark": new_benchmark,
+    "touched_own_files": touched_own_files,
+    "copied_own_files": copied_own_files,
+    "older_video": older_video,
+    "older_questions": older_questions,
+    "older_weights": older_weights,
 }
 
 
@@ -225,24 +288,46 @@ def test_a_third_cycle_touches_nothing_before_it(done: Workflow) -> None:
     assert all(path.startswith(("results/cycle3/", "results/report/")) for path in plan.outputs)
 
 
-def test_an_edited_video_of_ones_own(fresh: Workflow, tmp_path: Path) -> None:
-    """Its shard alone is cached and scored again; a video that was only touched makes nothing stale."""
-    shutil.copytree(fresh.root, tmp_path / "copy")
-    workflow = Workflow(tmp_path / "copy")
-    videos = workflow.root / "mine"
-    videos.mkdir()
-    names = [f"{number}.mp4" for number in range(8)]
-    for name in names:
-        (videos / name).write_text(f"video {name}")
-    (workflow.root / "mine.csv").write_text("video,question\n" + "".join(f"{name},What?\n" for name in names))
-    mine = {"local": {"folder": "mine", "questions": "mine.csv"}}
-    (workflow.root / "overlay.yaml").write_text(yaml.safe_dump(mine))
-    target = "results/cycle0/selected/local.parquet"
-    workflow.pretend(target, "--configfile", "overlay.yaml")
-    os.utime(videos / "3.mp4")
-    assert not workflow.plan(target, overlay=mine).jobs
-    (videos / "3.mp4").write_text("another film")
-    assert workflow.plan(target, overlay=mine).counts == {"cache_frames": 1, "select_frames": 1}
+def test_a_video_with_the_time_and_size_of_the_one_before(finished: Workflow) -> None:
+    """It is another file, and its frames are decoded; a job that fails over it stays stale."""
+    video = with_files_of_ones_own(finished).root / "mine/3.mp4"
+    before = video.stat()
+    replaced(video, "VIDEO 3", ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = finished.run(*EVALUATE_MINE)
+    assert done.returncode == 1 and "import_local" in Plan.of(done.output).counts  # no real video
+    again = {"cache_frames": 2, "score_frames": 2, "select_frames": 1, "evaluate": 1, "summarise_evaluation": 1}
+    assert finished.plan(EVALUATION, overlay=MINE).counts == again
+
+
+def test_a_changed_job_that_failed_stays_stale(finished: Workflow) -> None:
+    """What follows from its output was made of the one before."""
+    change = {"reward": {"length": 0.5}}
+    (finished.root / "overlay.yaml").write_text(yaml.safe_dump(change))
+    done = finished.run("--no-hooks", "--configfile", "overlay.yaml", "--", "results/cycle2/eval.json")
+    assert done.returncode == 1 and Plan.of(done.output).counts == {"train_selector": 1}  # its inputs are made up
+    plan = finished.plan("results/cycle2/eval.json", overlay=change)
+    assert plan.counts["train_selector"] == 2 and plan.counts["summarise_evaluation"] == 1
+
+
+def test_weights_that_are_too_large_to_be_hashed_by_snakemake(finished: Workflow) -> None:
+    """Touched or copied they make nothing stale; deleted they are made again where they are needed."""
+    limit = ("--max-checksum-file-size", "10000")
+    weights = [*(finished.root / "results").rglob("model.safetensors")]
+    assert len(weights) == 3 + 2 * 2
+    for path in weights:
+        path.write_bytes(bytes(20000))
+    finished.record(*limit)
+    for path in weights:
+        os.utime(path)
+    assert not finished.plan(*limit).jobs
+    copy = finished.root.with_name("moved")
+    shutil.copytree(finished.root, copy, symlinks=True, copy_function=shutil.copy)
+    assert not Workflow(copy).plan(*limit).jobs
+    (finished.root / "results/cycle1/selector/model.safetensors").unlink()
+    assert not finished.plan(*limit).jobs
+    more = finished.plan("results/cycle1/evaluate/needle_validation.parquet", *limit)
+    assert more.counts["train_selector"] == 1 and more.counts["tune_answerer"] == 1
+    assert finished.plan("results/cycle1/selector/model.safetensors", *limit).counts == {"train_selector": 1}
 
 
 def test_seeds_share_the_data(done: Workflow) -> None:

@@ -332,6 +332,19 @@ class Cluster:
         """Run a SLURM command and return what it prints."""
         return run(*command, environment=self.environment)
 
+    @contextmanager
+    def min_job_age(self, seconds: int) -> Iterator[None]:
+        """Let SLURM forget jobs that many seconds after their end (a minute more or less) while a block runs."""
+        file = self.root / FILES[0]
+        before = file.read_text()
+        try:
+            file.write_text(before.replace("MinJobAge=3600", f"MinJobAge={seconds}"))
+            self.run("scontrol", "reconfigure")
+            yield
+        finally:
+            file.write_text(before)
+            self.run("scontrol", "reconfigure")
+
     def nodes(self) -> dict[str, str]:
         """Return each node's state, as sinfo names it: idle, mixed, down, …; nothing while the controller starts."""
         try:

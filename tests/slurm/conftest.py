@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from tests.slurm.cluster import Cluster, ClusterError, kill, processes
 from viarl.files import sha256_file
 
 # Few jobs at a time, as the nodes are one machine.
-SUBMIT = [sys.executable, str(Path(__file__).with_name("often.py")), "--profile", "slurm", "--jobs", "4"]
+PROFILE = ["--profile", "slurm", "--jobs", "4"]
+SUBMIT = [sys.executable, str(Path(__file__).with_name("often.py")), *PROFILE]
 # What the README tells to do after a kill -9 of Snakemake: cancel the jobs of this folder.
 CANCEL = (
     """squeue --me --noheader --format='%i %Z' | awk -v folder="$PWD" '$2 == folder {print $1}' | xargs -r scancel"""
@@ -139,12 +140,12 @@ class Copy:
         profile["set-resources"][rule] = profile["set-resources"].get(rule, {}) | resources
         path.write_text(yaml.safe_dump(profile))
 
-    def start(self, *arguments: str) -> Run:
+    def start(self, *arguments: str, submit: Sequence[str] = SUBMIT) -> Run:
         """Start `snakemake --profile slurm` with these arguments, by default up to the evaluation of cycle 1."""
         arguments = arguments or (FAULTS, *PRESET, "overlay.yaml")
         with (self.root / "snakemake.log").open("ab") as log:
             process = subprocess.Popen(
-                [*SUBMIT, *arguments], cwd=self.root, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                [*submit, *arguments], cwd=self.root, env=self._environment, stdout=log, stderr=subprocess.STDOUT
             )
         return Run(self.root, self.cluster, process)
 

@@ -20,6 +20,7 @@ rule tune_answerer:
         tuned=made_if(tuned, "answerer.tuning.steps is 0: every cycle has the untouched answerer, nothing to make"),
     output:
         model="<results>/{run}cycle{c}/answerer/model.safetensors",
+        hashes="<results>/{run}cycle{c}/answerer/hashes.json",
     log:
         "<results>/logs/tune_answerer/{run}cycle{c}.log",
     benchmark:

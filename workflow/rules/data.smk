@@ -4,10 +4,12 @@ Inputs:  the configuration alone; for `local`, the user's folder of videos and f
          (huggingface.co or HF_ENDPOINT; HF_TOKEN where they are gated) the network.
 Outputs: <data>/{run}sets/{set}/items.jsonl and videos.jsonl; of sets from a hub manifest.json (every file: size, SHA-256,
          origin) and data_card.json (found, kept, dropped by reason) besides; <results>/{run}data_card.json of all sets that
-         are used; <data>/{run}stand_ins/{role}/, ordinary checkpoint folders.
+         are used; <data>/{run}stand_ins/{role}/, ordinary checkpoint folders; <data>/{run}own_models/{role}.json, size and
+         SHA-256 of each file of a model's folder that the configuration names.
 Usual order: make_needle, import_local or fetch_dataset, then frames.smk; build_stand_ins beside them; write_data_card after
 filter_guessable.
-Working files: <data>/hub/<owner>--<name>/, undeclared: what was downloaded, for all sets, runs and ablations.
+Working files, undeclared, for all sets, runs and ablations: <data>/hub/<owner>--<name>/, what was downloaded;
+<data>/own_hashes.json, the hashes of files of yours, each of which is read once.
 """
 
 
@@ -34,10 +36,10 @@ rule make_needle:
         " --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
 
 
-rule import_local:
-    """List the user's own videos and questions as a set."""
+checkpoint import_local:
+    """List the user's own videos and questions as a set; nothing follows where what they contain is as it was."""
     input:
-        questions=own_questions,
+        checked=own_questions,
     output:
         questions="<data>/{run}sets/{set}/items.jsonl",
         videos="<data>/{run}sets/{set}/videos.jsonl",
@@ -56,10 +58,14 @@ rule import_local:
         settings=settings(
             "import_local", pick("local", "validation_share", "seed"), lambda config, w: {"set": w["set"]}
         ),
-        folder=own("folder"),  # its files are inputs of cache_frames, shard by shard
+        folder=own("folder"),
+        questions=own("questions"),
+        known=own_hashes,
+        state=own_state,
     shell:
-        "python -m viarl.stages.import_local --settings {params.settings:q} --folder {params.folder:q}"
-        " --questions {input.questions:q} --items {output.questions:q} --videos {output.videos:q} 2>&1 | tee {log:q}"
+        "python -m viarl.stages.import_local --settings {params.settings:q} --folder={params.folder:q}"
+        " --questions={params.questions:q} --known-hashes {params.known:q} --items {output.questions:q}"
+        " --videos {output.videos:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_dataset:
@@ -93,6 +99,7 @@ rule build_stand_ins:
     """Build and pretrain the tiny selector, answerer or CLIP on videos of their own."""
     output:
         model="<data>/{run}stand_ins/{role}/model.safetensors",
+        hashes="<data>/{run}stand_ins/{role}/hashes.json",
     log:
         "<results>/logs/build_stand_ins/{run}{role}.log",
     benchmark:
@@ -107,6 +114,29 @@ rule build_stand_ins:
     shell:
         "python -m viarl.stages.build_stand_ins --settings {params.settings:q}"
         " --model {output.model:q} 2>&1 | tee {log:q}"
+
+
+checkpoint hash_model:
+    """Hash your own model's folder; nothing follows where its files contain what they did."""
+    output:
+        hashes="<data>/{run}own_models/{role}.json",
+    log:
+        "<results>/logs/hash_model/{run}{role}.log",
+    benchmark:
+        "<results>/benchmarks/hash_model/{run}{role}.tsv"
+    conda:
+        "../../envs/viarl.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(60),
+    params:
+        settings=settings("hash_model", lambda config, w: {"role": w["role"], "model": config[w["role"]]["model"]}),
+        folder=lambda w: own_model(w.run, w.role),
+        known=own_hashes,
+        state=lambda w: {path.name: state(path) for path in checkpoint_files(own_model(w.run, w.role))},
+    shell:
+        "python -m viarl.stages.hash_model --settings {params.settings:q} --folder {params.folder:q}"
+        " --known-hashes {params.known:q} --output {output.hashes:q} 2>&1 | tee {log:q}"
 
 
 rule write_data_card:

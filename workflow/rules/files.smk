@@ -8,9 +8,10 @@ import json
 import re
 from functools import cache, partial
 
-from viarl.datasets.local import local_videos, read_questions
+from viarl.datasets.local import read_questions, sources_state
 from viarl.datasets.hub.sets import SETS
-from viarl.models.files import pinned
+from viarl.files import state
+from viarl.models.files import HASHES, WEIGHTS, checkpoint_files, own_folder, pinned
 from viarl.config.runs import Graph, compared_runs, split_run
 
 SPLITS = {"needle_train": "train", "needle_validation": "validation", "needle": "test", "needle_shifted": "shifted"}
@@ -19,6 +20,7 @@ FILES = {  # what rules hand on to others
     "videos": "<data>/{run}sets/{set}/videos.jsonl",
     "card": "<data>/{run}sets/{set}/data_card.json",
     "base_model": "<data>/{run}stand_ins/{role}/model.safetensors",
+    "own_model": "<data>/{run}own_models/{role}.json",
     "frames": "<data>/{run}frames/{set}/{shard}.json",
     "similarities": "<data>/{run}clip/{set}/{shard}.safetensors",
     "kept_questions": "<results>/{run}filter/train_items.jsonl",
@@ -50,6 +52,8 @@ def maker(config, kind, w):
         return "make_needle" if w["set"] in SPLITS else "import_local"
     if kind == "base_model":
         return "build_stand_ins" if config[w["role"]]["model"] == "stand-in" else ""
+    if kind == "own_model":
+        return "hash_model" if own_folder(config[w["role"]]) else ""
     if kind == "selector" and w["c"] == "0":
         return "initialise_selector"
     return MAKERS[kind]
@@ -69,8 +73,9 @@ def of(kind, **fixed):
     def references(config, w):
         known = {**w, **{name: str(value(config, w) if callable(value) else value) for name, value in fixed.items()}}
         untouched = kind == "answerer" or (kind == "selector" and not initialised(config))
-        if (untouched and known["c"] == "0") or (kind == "answerer" and not tuned(config)):
-            return [("base_model", {"role": kind})]
+        if kind == "base_model" or (untouched and known["c"] == "0") or (kind == "answerer" and not tuned(config)):
+            role = {"role": known.get("role", kind)}
+            return [("base_model", role), ("own_model", role)]  # one of them, or none for a model from a hub
         own = {name: known[name] for name in NAMES[kind] if name in known}
         if "shard" in NAMES[kind] - set(own):
             return [(kind, own | {"shard": str(shard)}) for shard in range(shards(config, own))]
@@ -115,9 +120,18 @@ def needs(stage, **files):
                 shared = workflow.pathvars.apply(FILES[kind].format(**own, run=home))
                 sys.exit(f"{w.run} shares this file with a simpler run: ask for {shared}")
         found = [GRAPH.path(w.run, *one) for one in references(config, own)]
-        return [path for path in found if path]
+        return [one for path in found if path for one in watched(path)]
 
     return {name: partial(paths, references) for name, references in files.items()}
+
+
+def watched(path):
+    """A file as an input; weights must be there, but whether they changed says the small file of their hashes.
+
+    Snakemake takes a large file that is touched or copied for a changed one.
+    """
+    home, name = os.path.split(path)
+    return [ancient(path), os.path.join(home, HASHES)] if name == WEIGHTS else [path]
 
 
 def label_sources(config, w):
@@ -187,7 +201,12 @@ def summaries(w):
 
 def model(role, name=None):
     """A params function: folder or hub id[@revision] of a role's model, from the input of its name, else as configured."""
-    return lambda w, input: folder(input.get(name or role)) or pinned(GRAPH.config(w.run)[role])
+
+    def where(w, input):
+        made = [file for file in input.get(name or role) if os.path.basename(file) == WEIGHTS]
+        return folder(made) or pinned(GRAPH.config(w.run)[role])
+
+    return where
 
 
 def features(w, input):
@@ -202,27 +221,28 @@ def own(key):
 
 
 def own_questions(w):
-    """The user's own questions; ends the plan where they cannot be used, before any job."""
+    """No file, but ends the plan where the user's own questions cannot be used, before any job."""
     questions, folder = own("questions")(w), own("folder")(w)
     try:
         read_once(Path(folder), Path(questions), w.set != "local")
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    return questions
+    return []
 
 
 read_once = cache(read_questions)
+own_hashes = workflow.pathvars.apply("<data>/own_hashes.json")
 
 
-def own_videos(w):
-    """The user's own video files of a shard, so that an edited one makes its shard stale."""
-    if not w.set.startswith("local"):
-        return []  # others are made or fetched with their list
-    local = GRAPH.config(w.run)["local"]
-    count = shards(GRAPH.config(w.run), {"set": w.set})
-    files = local_videos(Path(local["folder"]), Path(local["questions"]), int(w.shard), count)
-    home = os.path.realpath(local["folder"])
-    return [os.path.join(local["folder"], os.path.relpath(file, home)) for file in files]
+def own_state(w):
+    """What changes with the user's own questions and videos; these are no inputs, of which Snakemake sees newer ones only."""
+    questions, folder = Path(own("questions")(w)), Path(own("folder")(w))
+    return sources_state(questions, read_once(folder, questions, w.set != "local")[1])
+
+
+def own_model(run, role):
+    """The folder of a role's model that is the user's own."""
+    return own_folder(GRAPH.config(run)[role])
 
 
 def compared_cycle(run):

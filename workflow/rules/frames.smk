@@ -11,7 +11,6 @@ rule cache_frames:
     """Decode each video of a shard once and keep its candidate frames in both resolutions."""
     input:
         **needs("cache_frames", videos=of("videos")),
-        sources=own_videos,
     output:
         manifest="<data>/{run}frames/{set}/{shard}.json",
     log:

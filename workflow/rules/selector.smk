@@ -57,6 +57,7 @@ rule initialise_selector:
         ),
     output:
         model="<results>/{run}cycle{c}/selector/model.safetensors",
+        hashes="<results>/{run}cycle{c}/selector/hashes.json",
     log:
         "<results>/logs/initialise_selector/{run}cycle{c}.log",
     benchmark:
@@ -91,6 +92,7 @@ rule train_selector:
         ),
     output:
         model="<results>/{run}cycle{c}/selector/model.safetensors",
+        hashes="<results>/{run}cycle{c}/selector/hashes.json",
     log:
         "<results>/logs/train_selector/{run}cycle{c}.log",
     benchmark:

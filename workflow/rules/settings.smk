@@ -9,9 +9,6 @@ Snakemake itself sets OMP_NUM_THREADS and its kin from the threads of each rule.
 
 import hashlib
 import json
-import shutil
-
-from snakemake.persistence.file import FilePersistence
 
 from viarl.answer.settings import AnswererSettings
 from viarl.config.launcher import accelerate_file
@@ -27,22 +24,6 @@ from viarl.tracking.record import git_tags
 from viarl.training.rl.settings import TrainedSelector, Training
 from viarl.training.sft.settings import InitialisedSelector, TunedAnswerer
 from viarl.video.settings import CacheSettings
-
-
-def keep_locks_of_others():
-    """A command that ends removes its own locks alone; Snakemake 9.27 removes those of every command in the folder."""
-
-    def remove_own(persistence):
-        for lock in persistence._lockfile.values():
-            if os.path.exists(lock):
-                os.remove(lock)
-        persistence._lockfile.clear()
-
-    FilePersistence._delete_locks = remove_own
-    FilePersistence.cleanup_locks = lambda persistence: shutil.rmtree(persistence._lockdir)  # --unlock
-
-
-keep_locks_of_others()
 
 # SLURM sends TERM to all of a job at once. The shell and tee outlive it, so that the job lasts until its stage has saved
 # its state, and the log holds what it said. A prefix takes the place of Snakemake's own, which its beginning repeats.

@@ -12,9 +12,9 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 LONGEST_LINE = 1_000_000  # bytes; a longer line is refused before it is read
 LONGEST_LIST = 100_000_000  # the same where all records of a file are one JSON list, perhaps on one line
@@ -229,6 +229,52 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def state(path: Path) -> list[int]:
+    """Return what no change of a file's content leaves as it is: size, times of its last changes (ns), inode."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+class KnownHashes:
+    """SHA-256 of large files, kept in a JSON file along with their state, so that none is read twice.
+
+    To be used in a `with` block, whose end writes what is new, also after an error. The file may be deleted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known, self._new = self._read(), dict[str, list[Any]]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._new:
+            write_json(self.path, self._read() | self._new)
+
+    def sha256(self, path: Path) -> str:
+        """Return a file's hash; OSError where it cannot be read, or was changed meanwhile."""
+        name, now = os.path.realpath(path), state(path)
+        if self._known.get(name, [])[:-1] != now:
+            content = sha256_file(path)
+            if state(path) != now:
+                raise OSError(errno.EBUSY, "was changed while it was read", str(path))
+            self._known[name] = self._new[name] = [*now, content]
+        return str(self._known[name][-1])
+
+    def _read(self) -> dict[str, list[Any]]:
+        with suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+        return {}
+
+
+def link_to(link: Path, target: str) -> None:
+    """Make `link` a symbolic link with this target, whatever it led to before."""
+    if not link.is_symlink() or os.readlink(link) != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
 
 
 def sha256_json(value: Any) -> str:

@@ -134,10 +134,17 @@ def flatten(value: Any, prefix: str = "", leave_out: tuple[type, ...] = ()) -> d
     return flat
 
 
-def identity(settings: Mapping[str, Any], files: Mapping[str, Path | Sequence[Path]]) -> dict[str, str]:
-    """Return what a training's result depends on: its settings (may be nested) and the content of its input files."""
+def identity(
+    settings: Mapping[str, Any], files: Mapping[str, Path | Sequence[Path]], **hashes: Sequence[str]
+) -> dict[str, str]:
+    """Return what a training's result depends on: its settings (may be nested) and the content of its input files.
+
+    `hashes` are those of files that are too large to be read for this: weights (viarl.models.files.weight_hashes).
+    """
     known = {key: str(value) for key, value in flatten(settings).items()}
+    contents: dict[str, Sequence[str]] = {name.replace("_", " "): content for name, content in hashes.items()}
     for name, paths in files.items():
-        hashes = [sha256_file(path) for path in ([paths] if isinstance(paths, Path) else paths)]
-        known[f"content of {name}"] = hashes[0] if len(hashes) == 1 else sha256_json(hashes)
+        contents[name] = [sha256_file(path) for path in ([paths] if isinstance(paths, Path) else paths)]
+    for name, content in contents.items():
+        known[f"content of {name}"] = content[0] if len(content) == 1 else sha256_json(content)
     return known

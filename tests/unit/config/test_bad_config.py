@@ -179,6 +179,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "no such model": key("selector.model", "standin", "no such .*did you mean 'stand-in'"),
     "no model folder": ({"answerer": {"model": "./nowhere"}}, "answerer.model = './nowhere': .*config.json is missing"),
     "~ in a model": key("answerer.model", "~/qwen", "~ is not expanded; write the folder"),
+    "an option for a model": key("answerer.model", "-m", "begins with -, as an option does; write ./-m"),
     "prompt of the paper": ({"answerer": {"prompt": "paper"}}, "the stand-in knows the prompt 'short' alone; set it"),
     "weights for a stand-in": ({"clip": {"pretrained": "openai"}}, "clip.pretrained = 'openai': .*; set it to null"),
     "no weights": ({"clip": {"model": "ViT-L-14"}}, "would have random weights; name the weights, for example openai"),
@@ -200,6 +201,7 @@ CONFIG: dict[str, tuple[dict[Any, Any], str]] = {
     "~ in a folder": (local(folder="~/v"), "local.folder = '~/v': ~ is not expanded"),
     # folders that are written to
     "~ in a path": key("pathvars.results", "~/results", "~ is not expanded; write the folder in full"),
+    "an option for a path": (pathvar(results="-out"), "pathvars.results = '-out': begins with -, as an option does"),
     "empty path": (pathvar(results=""), "pathvars.results = '': out of range"),
     "blank path": (pathvar(results=" "), "pathvars.results = ' ': blank; write a folder"),
     "line end in a path": key("pathvars.data", "a\nb", "holds a line end or another control character; remove it"),

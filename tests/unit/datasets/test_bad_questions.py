@@ -217,6 +217,7 @@ class Import:
         settings = json.dumps({"set": "local_train", "validation_share": 0.5})
         items, videos = str(self.output / "items.jsonl"), str(self.output / "videos.jsonl")
         paths = ["--folder", str(self.folder), "--questions", str(questions), "--items", items, "--videos", videos]
+        paths += ["--known-hashes", str(self.output.parent / "hashes.json")]
         self.monkeypatch.setattr(sys, "argv", ["import_local", "--settings", settings, *paths])
         start = time.monotonic()
         with pytest.raises(SystemExit) as stopped:
@@ -322,7 +323,7 @@ def test_a_video_without_permission_is_named(refused: Import, tmp_path: Path, mo
     def fail(path: Path) -> str:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("viarl.datasets.local.sha256_file", fail)
+    monkeypatch.setattr("viarl.files.sha256_file", fail)
     one_line(refused(path).splitlines()[-1], r"v1\.mp4: cannot be read \(Input/output error\); copy it again")
 
 

@@ -1,13 +1,15 @@
 """The user's own videos: what is read and how it is split; what is refused stands in test_bad_questions.py."""
 
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
-from viarl.datasets.local import import_questions, local_videos, safe_id, split_videos
-from viarl.items import Video, read_items, read_videos, shard_of
+from viarl.datasets.local import import_questions, read_questions, safe_id, sources_state, split_videos
+from viarl.items import Video, read_items, read_videos
 from viarl.stages.import_local import Settings, main
 
 HEADER = "video,question,options,answer"
@@ -27,6 +29,12 @@ def write(folder: Path, text: str, name: str = "questions.csv") -> Path:
     path = folder.parent / name
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     return path
+
+
+def import_set(folder: Path, questions: Path, target: Path, name: str = "local", share: float = 0.3) -> None:
+    """Run the stage, whose lists go to a folder."""
+    lists = (target / "items.jsonl", target / "videos.jsonl")
+    main(Settings(folder, questions, *lists, target.parent / "hashes.json", name, share, 1))
 
 
 def test_csv_and_jsonl_give_the_same_items(folder: Path) -> None:
@@ -96,7 +104,6 @@ def test_a_name_that_is_written_otherwise_in_its_folder_is_found(folder: Path) -
     items, videos = import_questions(folder, path, labelled=False)
     found = {video.id: str(Path(video.path).relative_to(folder)) for video in videos}
     assert [found[item.video] for item in items] == [*asked.values()]
-    assert {str(file.relative_to(folder)) for file in local_videos(folder, path, 0, 1)} == set(asked.values())
 
 
 def test_ids_are_safe_and_given_once(folder: Path) -> None:
@@ -128,58 +135,90 @@ def test_the_stage_writes_sets_that_do_not_overlap(folder: Path, tmp_path: Path)
     sets = {}
     for name in ("local", "local_train", "local_validation"):
         target = tmp_path / name
-        main(Settings(folder, questions, target / "items.jsonl", target / "videos.jsonl", name, 0.3, 1))
+        import_set(folder, questions, target, name)
         items, videos = read_items(target / "items.jsonl"), read_videos(target / "videos.jsonl")
         assert {item.video for item in items} == set(videos)
         sets[name] = {item.id for item in items}
     assert sets["local"] == sets["local_train"] | sets["local_validation"] and len(sets["local"]) == 13
     assert not sets["local_train"] & sets["local_validation"]
     unlabelled = write(folder, "video,question\nv1.mp4,What happens?", "unlabelled.csv")
-    main(Settings(folder, unlabelled, tmp_path / "a" / "items.jsonl", tmp_path / "a" / "videos.jsonl", "local", 0.3))
+    import_set(folder, unlabelled, tmp_path / "a")
     assert read_items(tmp_path / "a" / "items.jsonl")[0].options == ()
     with pytest.raises(ValueError, match="row 2: options: empty, but training needs"):
-        main(Settings(folder, unlabelled, tmp_path / "b", tmp_path / "c", "local_train", 0.3))
+        import_set(folder, unlabelled, tmp_path / "b", "local_train")
     with pytest.raises(ValueError, match="local_validation would be empty"):
-        main(Settings(folder, questions, tmp_path / "b", tmp_path / "c", "local_validation", 0.0))
+        import_set(folder, questions, tmp_path / "b", "local_validation", 0.0)
     with pytest.raises(ValueError, match="must be one of"):
-        Settings(folder, questions, tmp_path / "b", tmp_path / "c", "mine", 0.0)
+        import_set(folder, questions, tmp_path / "b", "mine")
     assert not (tmp_path / "b").exists()
 
 
-def test_the_files_of_a_shard_are_those_of_the_sets(folder: Path, tmp_path: Path) -> None:
-    """Of every part of the set, whatever the split: a shard's files depend on the videos' ids alone."""
-    questions = write(folder, "\n".join([HEADER, *(f"v{n}.mp4,Q,a|b,A" for n in range(6)), "sub/my film.mp4,Q,a|b,B"]))
-    shards = [local_videos(folder, questions, shard, 3) for shard in range(3)]
-    assert sorted(path for shard in shards for path in shard) == sorted(path for path in folder.rglob("*.mp4"))
-    for name in ("local", "local_train", "local_validation"):
-        main(Settings(folder, questions, tmp_path / "items.jsonl", tmp_path / "videos.jsonl", name, 0.3, 1))
-        for video in read_videos(tmp_path / "videos.jsonl").values():
-            assert Path(video.path) in shards[shard_of(video.id, 3)]
-    ids = [safe_id(str(path.relative_to(folder))) for path in shards[0]]
-    assert ids == sorted(ids)
+def test_the_lists_hold_what_the_files_contain_not_where_they_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nothing that follows is stale where all of it lies elsewhere; the link beside them leads there."""
+    questions = write(folder, "video,question\nsub/my film.mp4,Q\nv1.mp4,Q")
+    lists = {}
+    for place, given in {"one": folder, "two": Path("elsewhere"), "three": Path("videos")}.items():
+        monkeypatch.chdir(tmp_path)
+        if place == "two":
+            shutil.copytree(folder, tmp_path / "elsewhere")
+        target = tmp_path / place / "sets"
+        import_set(given, questions, target)
+        (found,) = (video for video in read_videos(target / "videos.jsonl").values() if video.id == "v1.mp4")
+        assert os.path.realpath(found.path) == str((tmp_path / given / "v1.mp4").resolve())
+        lists[place] = [(target / name).read_bytes() for name in ("videos.jsonl", "items.jsonl")]
+    assert lists["one"] == lists["two"] == lists["three"]
+    assert os.readlink(tmp_path / "one/sets/videos") == str(folder)
+    assert os.readlink(tmp_path / "three/sets/videos") == "../../videos"
+    import_set(Path("elsewhere"), questions, tmp_path / "one/sets")
+    assert os.readlink(tmp_path / "one/sets/videos") == "../../elsewhere"
 
 
-def test_the_files_of_a_shard_are_found_whatever_the_rows_hold(folder: Path, tmp_path: Path) -> None:
-    """The workflow asks before anything is checked."""
-    bad = ["v9.mp4,Q,a|b,A", "../secret.mp4,Q,a|b,A", "/etc/hosts,Q,,", ",,,"]
-    bad += ["v1.mp4,too,many,columns,here", "v2.mp4,,,"]
-    assert local_videos(folder, write(folder, "\n".join([HEADER, *bad])), 0, 1) == [folder / "v2.mp4"]
-    cut = write(folder, "\n".join([HEADER, "v1.mp4,Q,a|b,A", '"v2.mp4']))
-    assert local_videos(folder, cut, 0, 1) == [folder / "v1.mp4"]
-    lines = ['{"video": "v3.mp4", "question": "Q"}', '{"video": ["v1.mp4"], "question": "Q"}', "[", "{}", "3"]
-    assert local_videos(folder, write(folder, "\n".join(lines), "q.jsonl"), 0, 1) == [folder / "v3.mp4"]
-    for content, name in (("", "a.csv"), ("\0", "b.csv"), ("x", "c.xlsx"), ("video\n\ud800", "d.csv")):
-        assert local_videos(folder, write(folder, content, name), 0, 1) == []
-    assert local_videos(folder, tmp_path / "none.csv", 0, 1) == local_videos(folder, folder, 0, 1) == []
-    assert local_videos(tmp_path / "none", cut, 0, 1) == []
+def test_the_state_of_the_sources_changes_with_every_change_of_content(folder: Path) -> None:
+    questions = write(folder, "video,question\nv1.mp4,Q\nv2.mp4,Q")
+
+    def found() -> str:
+        return sources_state(questions, read_questions(folder, questions, labelled=False)[1])
+
+    states = [found()]
+    video, before = folder / "v1.mp4", (folder / "v1.mp4").stat()
+    times = (before.st_atime_ns, before.st_mtime_ns)
+
+    def another_file() -> None:
+        (folder / "new").write_bytes(b"Content 1")  # of the same size and time
+        os.utime(folder / "new", ns=times)
+        (folder / "new").replace(video)
+
+    def in_place() -> None:
+        video.write_bytes(b"content X")
+        os.utime(video, ns=times)
+
+    def another_target() -> None:
+        video.unlink()
+        video.symlink_to("v3.mp4")
+
+    def older_questions() -> None:
+        write(folder, "video,question\nv1.mp4,W\nv2.mp4,Q")
+        os.utime(questions, (1, 1))
+
+    for change in (another_file, in_place, another_target, older_questions):
+        change()
+        states.append(found())
+    assert len(set(states)) == len(states)
+    os.utime(questions)
+    (folder / "v5.mp4").write_bytes(b"not asked about")
+    assert found() == states[-1]
 
 
-def test_the_files_of_8000_videos_in_16_shards_are_found_in_seconds(tmp_path: Path) -> None:
+def test_8000_videos_are_looked_at_in_seconds(tmp_path: Path) -> None:
+    """As each command does that plans."""
     for number in range(8000):
         (tmp_path / f"v{number}.mp4").write_bytes(b"x")
     rows = [f"v{number}.mp4,What is seen in this video?,a|b,A" for number in range(8000)]
     (tmp_path / "questions.csv").write_text("\n".join([HEADER, *rows]))
     start = time.process_time()
-    found = [path for shard in range(16) for path in local_videos(tmp_path, tmp_path / "questions.csv", shard, 16)]
-    # quadratic work would take minutes; a busy machine doubles the 1.4 s
-    assert time.process_time() - start < 5 and len(found) == len(set(found)) == 8000
+    files = read_questions(tmp_path, tmp_path / "questions.csv", labelled=True)[1]
+    assert len(sources_state(tmp_path / "questions.csv", files)) == 64 and len(files) == 8000
+    # quadratic work would take minutes; a busy machine doubles the 1 s
+    assert time.process_time() - start < 5

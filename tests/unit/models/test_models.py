@@ -16,12 +16,22 @@ from small_answerer import save_vlm, small_vlm
 from viarl.answer.asking import answerer_messages
 from viarl.config.check import check
 from viarl.config.runs import overlaid
-from viarl.identity import identity
+from viarl.files import sha256_file
+from viarl.models import files, vlm
 from viarl.models import settings as model_settings
-from viarl.models import vlm
 from viarl.models.families import attention_for
-from viarl.models.files import INDEX, TEMPLATE, find, pinned, weight_files
-from viarl.models.save import restore_weights
+from viarl.models.files import (
+    HASHES,
+    INDEX,
+    TEMPLATE,
+    WEIGHTS,
+    checkpoint_files,
+    find,
+    own_folder,
+    pinned,
+    weight_hashes,
+)
+from viarl.models.save import restore_weights, save_model
 from viarl.models.vlm import Vlm
 from viarl.stand_ins.architecture import CHAT_TEMPLATE
 
@@ -46,17 +56,43 @@ def test_shards_are_loaded_hashed_and_restored(sharded: Path) -> None:
     expected = small_vlm().model.state_dict()
     loaded = Vlm.load(sharded, device="cpu").model
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in expected.items())
-    files = weight_files(sharded)
-    assert len(files) == len(set(json.loads((sharded / INDEX).read_text())["weight_map"].values()))
-    before = identity({}, {"weights": files})
+    shards = sorted(sharded.glob("*.safetensors"))
+    assert {file.name for file in shards} == set(json.loads((sharded / INDEX).read_text())["weight_map"].values())
+    assert weight_hashes(sharded) == [sha256_file(file) for file in shards] and weight_hashes(Path("a/b")) == []
+    assert {INDEX, "config.json", *(file.name for file in shards)} <= {file.name for file in checkpoint_files(sharded)}
     torch.nn.init.zeros_(loaded.lm_head.weight)
     restore_weights(loaded, sharded)  # the checkpoints of a large model's training are sharded too
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in expected.items())
-    data = bytearray(files[-1].read_bytes())
-    data[-1] ^= 1
-    files[-1].write_bytes(data)
-    assert identity({}, {"weights": files}) != before
     configured(model=str(sharded))
+
+
+def test_hashes_are_written_down_with_a_model_and_believed_as_long_as_sizes_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No weights are read twice for what depends on them."""
+    small, folder = small_vlm(), tmp_path / "model"
+    save_model(small.model, small.processor, folder)
+    weights = folder / WEIGHTS
+    written = json.loads((folder / HASHES).read_text())
+    assert written[WEIGHTS] == {"size": weights.stat().st_size, "sha256": sha256_file(weights)}
+    assert written.keys() | {HASHES} == {path.name for path in folder.iterdir()}
+    assert max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns).name == HASHES  # it is written last
+    monkeypatch.setattr(files, "sha256_file", lambda path: pytest.fail("read"))
+    assert weight_hashes(folder) == [written[WEIGHTS]["sha256"]] and find(folder).name == str(folder)
+    os.truncate(weights, 100)
+    with pytest.raises(
+        ValueError, match=rf"model is damaged \({WEIGHTS} has 100 bytes, not .*delete {weights} so that"
+    ):
+        find(folder)
+
+
+def test_a_folder_of_ones_own_is_told_from_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "stand-in"):
+        (tmp_path / name).mkdir()
+    folders = {name: own_folder({"model": name}) for name in ("mine", "stand-in", "owner/name", "local-dir:mine", "a")}
+    assert {name for name, found in folders.items() if found == Path("mine")} == {"mine", "local-dir:mine"}
+    assert [found for found in folders.values() if found] == [Path("mine")] * 2
 
 
 def test_a_lacking_or_damaged_shard_is_named(sharded: Path) -> None:

@@ -27,8 +27,8 @@ from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer, Key, Request
 from viarl.answer.settings import Endpoint
 from viarl.faults import Outage, shown
-from viarl.files import sha256_file, sha256_json
-from viarl.models.files import find, weight_files
+from viarl.files import sha256_json
+from viarl.models.files import find, weight_hashes
 from viarl.models.reply_cache import ReplyCache
 from viarl.progress import Progress, say
 from viarl.video.cache import FrameCache
@@ -55,7 +55,7 @@ def served_name(asked: str, model: Path) -> str:
     if "{" not in asked:
         return asked
     source = find(model)
-    hashes = [sha256_file(path) for path in weight_files(model)]
+    hashes = weight_hashes(model)
     weights = sha256_json(hashes)[:16] if hashes else source.revision or "main"
     path = str(model.resolve()) if model.is_dir() else source.name
     if "@" in path and "@" in asked:

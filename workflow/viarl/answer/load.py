@@ -8,9 +8,8 @@ from viarl.answer.asking import Asking
 from viarl.answer.base import BaseAnswerer
 from viarl.answer.endpoint import EndpointAnswerer, served_name
 from viarl.answer.settings import AnswererSettings
-from viarl.files import sha256_file
 from viarl.identity import fingerprint
-from viarl.models.files import weight_files
+from viarl.models.files import weight_hashes
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.vlm import Vlm, resolve_device
 from viarl.progress import say
@@ -42,7 +41,7 @@ def load_answerer(
     known: dict[str, Any] = {}
     if replies is not None:
         revision = str(getattr(vlm.model.config, "_commit_hash", None))
-        weights = [sha256_file(path) for path in weight_files(model)] or [str(model), revision]
+        weights = weight_hashes(model) or [str(model), revision]
         # the last bits of sums, and with them now and then a reply, differ between precisions and kinds of device
         how = {"dtype": settings.dtype, "attention": settings.attention, "device": resolve_device(device).type}
         known = {"weights": weights, **how}

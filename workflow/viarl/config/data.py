@@ -21,6 +21,8 @@ def path_problems(pathvars: Mapping[str, str]) -> Iterator[str]:
             yield f"{where}: blank; write a folder"
         elif path.startswith("~"):
             yield f"{where}: ~ is not expanded; write the folder in full"
+        elif path.startswith("-"):
+            yield f"{where}: begins with -, as an option does; name another folder, or write it in full, from / on"
         elif "$" in path:
             yield f"{where}: variables are not expanded; write the folder in full"
         elif ".." in Path(path).parts:

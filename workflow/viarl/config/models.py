@@ -20,6 +20,8 @@ def model_problems(role: str, section: Mapping[str, Any], device: str) -> Iterat
         if section["prompt"] != "short":
             what = "the stand-in knows the prompt 'short' alone"
             yield f"{role}.prompt = {section['prompt']!r}: {what}; set it, or another {role}.model"
+    elif model.startswith("-"):
+        yield f"{role}.model = {shown(model)}: begins with -, as an option does; write ./{model}"
     elif model.startswith("~"):
         yield f"{role}.model = {shown(model)}: ~ is not expanded; write the folder in full"
     elif model.startswith(("/", ".")) or os.path.exists(model):

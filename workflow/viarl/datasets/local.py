@@ -19,15 +19,15 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from viarl.faults import listed, shown
-from viarl.files import json_records, sha256_file, text_lines
-from viarl.items import LETTERS, Item, Video, control_token, in_one_form, safe_id, shard_of
+from viarl.files import json_records, sha256_file, sha256_json, state, text_lines
+from viarl.items import LETTERS, Item, Video, control_token, in_one_form, safe_id
 from viarl.progress import Progress
 
 FORM = "Unicode form"
@@ -40,14 +40,19 @@ class _Fault(Exception):
     """What is wrong with one row: the field, then the reason and the remedy."""
 
 
-def import_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[Item], list[Video]]:
-    """Read the questions on the videos of a folder, as `read_questions`; the videos are those that are asked about."""
+def import_questions(
+    folder: Path, questions: Path, labelled: bool, sha256: Callable[[Path], str] = sha256_file
+) -> tuple[list[Item], list[Video]]:
+    """Read the questions on the videos of a folder, as `read_questions`; the videos are those that are asked about.
+
+    `sha256` returns a file's hash; it may know that of a file that it has read before.
+    """
     items, files = read_questions(folder, questions, labelled)
     faults, videos = [], []
     progress = Progress("videos", len(files))
     for video, path in files.items():
         try:
-            videos.append(Video(video, str(path), path.stat().st_size, sha256_file(path)))
+            videos.append(Video(video, str(path), path.stat().st_size, sha256(path)))
         except OSError as error:
             faults.append(f"{path}: cannot be read ({error.strerror}); copy it again or remove its questions")
         progress.advance()
@@ -95,35 +100,12 @@ def read_questions(folder: Path, questions: Path, labelled: bool) -> tuple[list[
     return list(items.values()), files
 
 
-def local_videos(folder: Path, questions: Path, shard: int, shards: int) -> list[Path]:
-    """Return the files of those videos asked about that belong to a shard (`viarl.items.shard_of`), sorted by id.
+def sources_state(questions: Path, files: Mapping[str, Path]) -> str:
+    """Return a hash of the content of the questions and of the state of the videos, which are not read for it.
 
-    For the workflow, which asks before anything is checked and once for every job: what cannot be read is left out, as
-    `import_questions` reports it, and the file is read once.
+    `files` are those that `read_questions` returned. A file that is replaced changes it, be the new one older.
     """
-    try:
-        states = tuple(path.stat().st_mtime_ns for path in (folder, questions))
-    except OSError:
-        return []
-    files = _files(folder, questions, states)
-    return [path for video, path in files.items() if shard_of(video, shards) == shard]
-
-
-@lru_cache(maxsize=8)
-def _files(folder: Path, questions: Path, states: tuple[int, ...]) -> dict[str, Path]:
-    """Return the files by video id, sorted; `states` are the times of the last change, so that a change counts."""
-    files: dict[str, Path] = {}
-    seen = set()
-    home = folder.resolve()
-    with suppress(ValueError, OSError):  # what was read before the fault counts
-        for _, fields in _rows(questions, []):
-            name = fields["video"]
-            if isinstance(name, str) and name not in seen:
-                seen.add(name)
-                with suppress(_Fault):
-                    path = _video_path(home, fields)
-                    files[safe_id(str(path.relative_to(home)))] = path
-    return dict(sorted(files.items()))
+    return sha256_json([sha256_file(questions), {video: state(path) for video, path in files.items()}])
 
 
 def split_videos(videos: Sequence[Video], validation_share: float, seed: int) -> tuple[set[str], set[str]]:

@@ -14,10 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from viarl.files import read_json
+from viarl.files import read_json, sha256_file
 
-SIZES = "files.json"  # in a checkpoint folder that a stage wrote: the size of every other file in it
+HASHES = "hashes.json"  # written last into a checkpoint folder by its stage: size and SHA-256 of every other file in it
 WEIGHTS = "model.safetensors"
+READ = (".jinja", ".json", ".model", ".safetensors", ".txt")  # endings of what is read of a checkpoint folder
+LOCAL = "local-dir:"  # before a folder that is named to open_clip
 INDEX = "model.safetensors.index.json"  # names the shards of weights that are no single file
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TEMPLATE = "chat_template.jinja"
@@ -52,6 +54,17 @@ def pinned(section: Mapping[str, Any]) -> str:
     return f"{section['model']}@{revision}" if revision else str(section["model"])
 
 
+def own_folder(section: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a configured model; None for a hub id, and for the stand-in, which is made."""
+    folder = Path(str(section["model"]).removeprefix(LOCAL))
+    return folder if section["model"] != "stand-in" and folder.is_dir() else None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint folder that are read, sorted."""
+    return sorted(path for path in folder.iterdir() if path.suffix in READ and path.is_file())
+
+
 def find(model: str | Path) -> Source:
     """Return where a model named `model` comes from.
 
@@ -60,10 +73,10 @@ def find(model: str | Path) -> Source:
     """
     folder = Path(model)
     if (folder / "config.json").exists():
-        sizes = read_json(folder / SIZES) if (folder / SIZES).exists() else {}
-        for name, size in sizes.items():
-            if (found := (folder / name).stat().st_size if (folder / name).exists() else 0) != size:
-                fault = f"is damaged ({name} has {found} bytes, not {size})"
+        for name, written in _hashes(folder).items():
+            found = (folder / name).stat().st_size if (folder / name).exists() else 0
+            if found != written["size"]:
+                fault = f"is damaged ({name} has {found} bytes, not {written['size']})"
                 raise ValueError(f"the checkpoint folder {folder} {fault}; {_again(folder)}")
         if missing := missing_shards(folder):
             fault = f"lacks {len(missing)} of its shards ({', '.join(missing[:3])})"
@@ -137,11 +150,19 @@ def damage_named(model: str | Path) -> Iterator[None]:
 
 def _again(folder: Path) -> str:
     """Return the remedy: a folder of ours is made anew without its declared file, another one is fetched again."""
-    if (folder / SIZES).exists() or not (folder / INDEX).exists():
+    if (folder / HASHES).exists() or not (folder / INDEX).exists():
         return f"delete {folder / WEIGHTS} so that its rule makes the folder again, or name another model"
     return "download or copy it again, or name another model"
 
 
-def weight_files(model: Path) -> list[Path]:
-    """Return the weights of a checkpoint folder, for `identity`; none for a hub id."""
-    return sorted(model.glob("*.safetensors")) if model.is_dir() else []
+def weight_hashes(model: Path) -> list[str]:
+    """Return the SHA-256 of a checkpoint folder's weights, as its stage wrote them down; none for a hub id."""
+    if not model.is_dir():
+        return []
+    written = _hashes(model)
+    files = sorted(model.glob("*.safetensors"))
+    return [written[file.name]["sha256"] if file.name in written else sha256_file(file) for file in files]
+
+
+def _hashes(folder: Path) -> dict[str, Any]:
+    return dict(read_json(folder / HASHES)) if (folder / HASHES).exists() else {}

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from viarl.files import clear_write_errors, temporary_beside, write_json
-from viarl.models.files import SIZES
+from viarl.files import clear_write_errors, sha256_file, temporary_beside, write_json
+from viarl.models.files import HASHES, WEIGHTS
 from viarl.progress import say
 
 MOST_LOST = 0.1  # of what adapters learnt, as they are merged, before there is a warning
@@ -34,11 +34,20 @@ def flush_files(folder: Path) -> dict[str, int]:
     return sizes
 
 
+def write_hashes(folder: Path) -> None:
+    """Write down size and SHA-256 of every file in a checkpoint folder; rules depend on that file, so it comes last."""
+    sizes = flush_files(folder)
+    sizes.pop(HASHES, None)
+    write_json(
+        folder / HASHES, {name: {"size": size, "sha256": sha256_file(folder / name)} for name, size in sizes.items()}
+    )
+
+
 def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = None) -> dict[str, float]:
     """Write an ordinary checkpoint folder (adapters merged into the weights, cast to `dtype` if given).
 
-    The files are written aside, flushed and moved in; `model.safetensors`, which rules declare, comes last.
-    with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
+    The files are written aside, flushed and moved in; those that rules declare come last: the weights, then the hashes.
+    Returns: with adapters merge/lost, the share of their change that the weights cannot hold; else nothing.
     """
     measured = {}
     if hasattr(model, "merge_and_unload"):
@@ -53,16 +62,17 @@ def save_model(model: Any, processor: Any, folder: Path, dtype: str | None = Non
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     aside = temporary_beside(folder)
-    weights = aside / "model.safetensors"
+    last = [aside / WEIGHTS, aside / HASHES]
     try:
         with clear_write_errors(folder):
             aside.mkdir()
             model.save_pretrained(aside, max_shard_size="1000GB")
             processor.save_pretrained(aside)
-            write_json(aside / SIZES, flush_files(aside))
+            write_hashes(aside)
             folder.mkdir(exist_ok=True)
-            (folder / weights.name).unlink(missing_ok=True)
-            for file in [*sorted(path for path in aside.iterdir() if path != weights), weights]:
+            for file in last:
+                (folder / file.name).unlink(missing_ok=True)
+            for file in [*sorted(path for path in aside.iterdir() if path not in last), *last]:
                 file.replace(folder / file.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Answer the user's own questions with a trained pair: a CSV with the frames looked at, the thoughts, the answer."""
 
 import csv
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def row(item: Item, video: Video, pick: Pick, reply: Reply | None, times: list[f
         problem = "; ".join(filter(None, [problem, "the reply names no option"]))
     return {
         "id": item.id,
-        "video": video.path,
+        "video": os.path.realpath(video.path),
         "question": item.question,
         "answer": letter if item.options else text.strip(),
         "answer_text": item.options[LETTERS.index(letter)] if letter else "",

@@ -14,7 +14,7 @@ from viarl.datasets.hub.dataset import Choice, FetchedSet, fetch_set
 from viarl.datasets.hub.manifest import write_manifest
 from viarl.datasets.hub.settings import HubRuntime
 from viarl.faults import listed
-from viarl.files import atomic_path, write_json
+from viarl.files import atomic_path, link_to, write_json
 from viarl.items import write_records
 from viarl.tracking.record import Tracking
 from viarl.tracking.start import start_run
@@ -38,14 +38,6 @@ class Settings:
     tracking: Tracking = field(default_factory=Tracking)
 
 
-def link(folder: Path, target: Path) -> None:
-    """Make `folder` a link to a folder, relative, so that both can be moved together."""
-    wanted = os.path.relpath(target.resolve(), folder.parent.resolve())
-    if not folder.is_symlink() or os.readlink(folder) != wanted:
-        folder.unlink(missing_ok=True)
-        folder.symlink_to(wanted)
-
-
 def check_missing(made: FetchedSet, settings: Settings) -> None:
     """Raise ValueError where a larger share of the videos is missing than may be."""
     total, allowed = len(made.pieces) + len(made.missing), settings.hub.max_missing_share
@@ -67,7 +59,8 @@ def main(settings: Settings) -> None:
             raise ValueError(f"{settings.set} would be empty: {made.card['dropped']}; {remedy}")
         check_missing(made, settings)
         settings.videos.parent.mkdir(parents=True, exist_ok=True)
-        link(settings.videos.parent / VIDEOS, made.members_folder)
+        folder = settings.videos.parent  # the link is relative, so that both can be moved together
+        link_to(folder / VIDEOS, os.path.relpath(made.members_folder.resolve(), folder.resolve()))
         for video, piece in made.subtitles.items():
             with atomic_path(settings.items.parent / SUBTITLES / f"{video}.srt") as temporary:
                 shutil.copyfile(made.members_folder / piece.target, temporary)

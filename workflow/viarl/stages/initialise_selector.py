@@ -10,7 +10,7 @@ from viarl.command import run
 from viarl.faults import by_reason, left_out
 from viarl.identity import identity
 from viarl.items import read_items
-from viarl.models.files import weight_files
+from viarl.models.files import weight_hashes
 from viarl.models.vlm import resolve_device
 from viarl.processes import processes
 from viarl.progress import say
@@ -59,9 +59,9 @@ def main(settings: Settings) -> None:
     source = settings.selector_model
     known = {name: getattr(settings, name) for name in ("seed", "selected", "number_pixels")}
     known["selector"] = {**counted(settings.selector), "model": str(source)}
-    files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
-    files |= {"similarities": settings.scores, "weights": weight_files(source)}
-    with Checkpoints(working_folder(settings.output.parent), identity(known, files)) as checkpoints:
+    files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests, "similarities": settings.scores}
+    whole = identity(known, files, weights=weight_hashes(source))
+    with Checkpoints(working_folder(settings.output.parent), whole) as checkpoints:
         tune(settings, checkpoints)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from viarl.command import run
 from viarl.identity import fingerprint, identity
 from viarl.items import Item, read_items
-from viarl.models.files import weight_files
+from viarl.models.files import weight_hashes
 from viarl.models.reply_cache import ReplyCache
 from viarl.models.settings import ModelSettings
 from viarl.models.vlm import resolve_device
@@ -60,8 +60,8 @@ def kept_completions(settings: Settings) -> ReplyCache:
         "code": fingerprint("viarl.stages.select_frames"),
     }
     files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
-    files["weights"] = weight_files(settings.selector_model)
-    kept = ReplyCache(settings.output.with_name(f".{settings.output.name}.kept"), identity(known, files))
+    whole = identity(known, files, weights=weight_hashes(settings.selector_model))
+    kept = ReplyCache(settings.output.with_name(f".{settings.output.name}.kept"), whole)
     if len(kept):
         say(f"{len(kept)} batches of picks are there from an earlier start")
     return kept

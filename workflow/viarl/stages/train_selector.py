@@ -13,7 +13,7 @@ from viarl.command import run
 from viarl.faults import left_out
 from viarl.identity import identity
 from viarl.items import Item, read_items
-from viarl.models.files import weight_files
+from viarl.models.files import weight_hashes
 from viarl.processes import processes
 from viarl.progress import say
 from viarl.sections import counted
@@ -89,9 +89,12 @@ def main(settings: Settings) -> None:
     quiet_libraries()
     settings.training.shares(processes())  # uneven batches are refused before anything is loaded
     files: dict[str, Files] = {"items": settings.items, "frames": settings.manifests}
-    files["selector weights"] = weight_files(settings.selector_model)
-    files["answerer weights"] = weight_files(settings.answerer_model)
-    known = identity(known_settings(settings), files)
+    known = identity(
+        known_settings(settings),
+        files,
+        selector_weights=weight_hashes(settings.selector_model),
+        answerer_weights=weight_hashes(settings.answerer_model),
+    )
     with Checkpoints(working_folder(settings.output.parent), known, keep=2) as checkpoints:
         train(settings, checkpoints)
 

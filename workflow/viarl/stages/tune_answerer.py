@@ -9,7 +9,7 @@ from viarl.command import run
 from viarl.faults import left_out
 from viarl.identity import identity
 from viarl.items import Item, read_items
-from viarl.models.files import weight_files
+from viarl.models.files import weight_hashes
 from viarl.models.vlm import Vlm, resolve_device
 from viarl.processes import processes
 from viarl.progress import say
@@ -70,8 +70,8 @@ def main(settings: Settings) -> None:
     settings.answerer.tuning.micro_batches(processes())  # uneven batches are refused before anything is loaded
     start = settings.answerer_model
     known = {"seed": settings.seed, "answerer": {**counted(settings.answerer), "start": str(start)}}
-    files = {**inputs(settings), "weights": weight_files(start)}
-    with Checkpoints(working_folder(settings.output.parent), identity(known, files)) as checkpoints:
+    whole = identity(known, inputs(settings), weights=weight_hashes(start))
+    with Checkpoints(working_folder(settings.output.parent), whole) as checkpoints:
         tune(settings, checkpoints)
 
 

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from viarl.datasets.needle import Scene, draw_question, generator
 from viarl.files import atomic_path, write_json, write_text
 from viarl.models.clip import CONFIG_FILE, Clip
+from viarl.models.files import WEIGHTS
+from viarl.models.save import write_hashes
 from viarl.stand_ins.films import HELD_OUT_STREAM, Films, film
 from viarl.stand_ins.optimise import Optimiser, cosine
 from viarl.stand_ins.settings import StandInSettings
@@ -123,8 +125,9 @@ def build(settings: StandInSettings, folder: Path) -> dict[str, float]:
     clip = Clip(model.eval(), preprocess, tokenizer, torch.device("cpu"))
     measured = topk_recall(clip, held_out, pixels, MEASURED_AT, seed)
     write_text(folder / "card.md", model_card(settings, recipe, measured))
-    with atomic_path(folder / "model.safetensors") as temporary:
+    with atomic_path(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    write_hashes(folder)
     return measured
 
 
