@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -61,6 +62,23 @@ def without(path: Path, first: float = 0.0, last: float = 1.0) -> Path:
     return path
 
 
+def twice(path: Path) -> Path:
+    """A recording whose picture begins a second after its sound, two times one behind the other."""
+    content = hard.encode(path.with_name("once.ts"), 40, options=hard.CLOSED, sound=True, first=25).read_bytes()
+    path.write_bytes(content * 2)
+    return path
+
+
+def two_ratios(path: Path) -> Path:
+    """A broadcast that goes over from 4:3 to 16:9 in the same 128 x 64."""
+    parts = [
+        hard.encode(path.with_name(f"{first}.ts"), 40, options=hard.CLOSED, first=first, ratio=ratio)
+        for first, ratio in ((0, Fraction(1)), (42, Fraction(4, 3)))
+    ]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
 def all_but(dropped: int) -> list[int]:
     return [number for number in range(100) if number % 10 != dropped]
 
@@ -101,6 +119,15 @@ ODD: dict[str, tuple[Callable[[Path], Path], list[int], str]] = {  # how it is m
         [*range(60)],
         "the last frame stays for 27.64 s, as the header states",
     ),
+    "two_ratios.ts": (two_ratios, [*range(40), *range(42, 82)], "pixels change their shape: all frames scaled to 128"),
+    "late_twice.ts": (twice, [*range(25, 65)] * 2, "the picture begins 1.0"),
+    "negative.mkv": (  # Matroska has no stamps below 0: those packets have none, the first keyframe among them
+        lambda p: hard.encode(
+            p, stamps_ms=[40 * at - 1000 for at in range(100)], container={"avoid_negative_ts": "disabled"}
+        ),
+        [*range(100)],
+        "time stamps not used",
+    ),
     "interlaced.ts": (lambda p: hard.encode(p, options=FIELDS), [*range(100)], ""),
     "interlaced.mkv": (lambda p: hard.encode(p, options=FIELDS), [*range(100)], ""),
     "mpeg2.mpg": (lambda p: hard.encode(p, codec="mpeg2video", options={"bf": "2"}), [*range(100)], ""),
@@ -125,12 +152,13 @@ def test_every_frame_is_the_right_one_and_what_is_odd_is_said(name: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("reordered.avi", 0.04), ("packed.avi", 0.04), ("again_from_zero.ts", 0.04)]
+    ("name", "start"),
+    [("reordered.avi", 0.0), ("packed.avi", 0.0), ("again_from_zero.ts", 0.0), ("late_twice.ts", 1.01)],
 )
-def test_times_follow_the_frames_where_stamps_do_not(name: str, step: float, tmp_path: Path) -> None:
+def test_times_follow_the_frames_where_stamps_do_not(name: str, start: float, tmp_path: Path) -> None:
     reading = read(ODD[name][0](tmp_path / name))
-    np.testing.assert_allclose(reading.times, reading.indices * step, atol=0.001)
-    assert reading.duration == pytest.approx(reading.total * step, abs=0.001)
+    np.testing.assert_allclose(reading.times, start + reading.indices * 0.04, atol=0.02 if start else 0.001)
+    assert reading.duration == pytest.approx(start + reading.total * 0.04, abs=0.02 if start else 0.001)
 
 
 def test_the_last_frame_stays_as_long_as_the_header_states(tmp_path: Path) -> None:
@@ -141,11 +169,13 @@ def test_the_last_frame_stays_as_long_as_the_header_states(tmp_path: Path) -> No
         read(hard.truncate(path, tmp_path / "cut.mkv"))
 
 
-TRUNCATED = {
+TRUNCATED: dict[str, dict[str, Any]] = {
     "plain.mkv": {},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
     "live.webm": {"codec": "libvpx", "options": {}, "container": {"live": "1"}},
     "fragmented.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}},
+    "every_frame.mp4": {"container": {"movflags": "frag_every_frame+empty_moov"}},
+    "vp8.ogg": {"codec": "libvpx", "options": {}},
     "plain.avi": {"codec": "mpeg4", "options": {}},
 }
 
@@ -158,11 +188,14 @@ def test_a_file_that_is_cut_off_is_refused(name: str, tmp_path: Path) -> None:
         read(hard.truncate(whole, tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["plain.mkv", "vp9.webm"])
-def test_damage_between_the_frames_of_matroska_is_refused(name: str, tmp_path: Path) -> None:
-    """A demuxer looks for the next cluster, and says nothing of the frames in between."""
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("plain.mkv", b"\xa3"), ("vp9.webm", b"\xa3"), ("every_frame.mp4", b"moof"), ("vp8.ogg", b"OggS")],
+)
+def test_damage_between_the_frames_is_refused(name: str, mark: bytes, tmp_path: Path) -> None:
+    """A demuxer stops, or looks for the next cluster or page, and says nothing of the frames in between."""
     content = bytearray(hard.encode(tmp_path / f"whole_{name}", **TRUNCATED[name]).read_bytes())
-    block = content.index(b"\xa3", len(content) // 2)
+    block = content.index(mark, len(content) // 2)
     content[block : block + 500] = np.random.default_rng(1).bytes(500)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError, match=r"is (truncated|damaged)"):

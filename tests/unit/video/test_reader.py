@@ -70,8 +70,11 @@ def test_a_rotated_video_is_turned_upright(degrees: int, tmp_path: Path) -> None
     assert numbers(reading, degrees // 90) == reading.indices.tolist()
 
 
-def test_seeking_is_the_normal_path_and_agrees_with_decoding_in_order(tmp_path: Path) -> None:
-    path = hard.encode(tmp_path / "open_gop.mp4", options=OPEN)
+@pytest.mark.parametrize(("codec", "options"), [("libx264", OPEN), ("libsvtav1", {"preset": "12", "g": "30"})])
+def test_seeking_is_the_normal_path_and_agrees_with_decoding_in_order(
+    codec: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    path = hard.encode(tmp_path / "video.mp4", codec=codec, options=options)
     quick = read_frames(path, CANDIDATES, np.asarray)
     kept: dict[int, np.ndarray] = {}
     whole = child.read_sequentially(path, CANDIDATES, kept.__setitem__)

@@ -42,7 +42,8 @@ _ANSWER = (
 _FILLER = r"(?i:(?:the|most|likely|clearly|probably|therefore|option|choice|letter|either|both)\b[ :,]{0,9}){0,9}"
 _NOT_CHOSEN = re.compile(
     # "not B", "rather than A or B"
-    r"(?:\b(?i:not|cannot|neither|nor|none of|than|instead of|unlike|except|rul\w+ out|eliminat\w+|exclud\w+)|n't) "
+    r"(?:\b(?i:not|cannot|neither|nor|none of|than|over|instead of|unlike|except|rul\w+ out|eliminat\w+|exclud\w+)"
+    r"|n't) "
     rf"(?:(?:be|the|answer|choice|is|both|either) ){{0,9}}{_THOSE}"
     # "if the answer is A", "I thought A"
     r"|(?:\b(?i:if|whether|unless|thought|wrong|incorrect|other)|(?:\bnot|n't) think) (?:that )?(?:it (?:is|was) )?"
@@ -67,7 +68,8 @@ _IS_RIGHT = re.compile(
     rf"{_X} (?:is|was|must be|looks|seems) (?:correct|right|true|the (?:\w+ )?(?:answer|option|choice|match))\b"
 )
 _CONCLUSION = re.compile(
-    r"(?:\b(?:so|thus|therefore|hence|it is|it's|must be|option|choice|conclu\w+|likely|say)\b|[:=>])[ ,:]{0,9}"
+    r"(?:\b(?:so|thus|therefore|hence|it is|it's|must be|option|choice|conclu\w+|likely|say)\b|"
+    r"(?<!\b[A-J])(?<!\b[A-J] )(?<!\b[A-J]-)(?<!\b[A-J] -)[:=>])[ ,:]{0,9}"  # not the C of "A -> B -> C"
     rf"(?:(?:the|option|it is|it's)\b ?){{0,9}}{_X}(?:\W*$|,? (?:because|since|as)\b)",
     re.IGNORECASE,
 )

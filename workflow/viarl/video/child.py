@@ -58,8 +58,7 @@ def decode_in_order(path: Path, timeline: Timeline, wanted: set[int], keep: Keep
     """
     stamps: list[int | None] = []
     halves = False  # packets that hold one field of an interlaced frame
-    first = timeline.keys[0][2] if timeline.keys else 0
-    notes = [f"{first} packets before the first keyframe left out"] if first else []
+    notes = [f"{timeline.first} packets before the first keyframe left out"] if timeline.first else []
 
     def judge(stamp: int | None, damage: str) -> None:
         if stamp is None or stamp not in timeline.cut:
@@ -70,7 +69,7 @@ def decode_in_order(path: Path, timeline: Timeline, wanted: set[int], keep: Keep
     with container:
         pictures = Pictures(stream)
         packets = (packet for packet in container.demux(stream) if packet.size)
-        for packet in chain(islice(packets, first, None), [None]):  # at last what the decoder holds back
+        for packet in chain(islice(packets, timeline.first, None), [None]):  # at last what the decoder holds back
             frames: list[VideoFrame] = []
             try:
                 frames = stream.codec_context.decode(packet)

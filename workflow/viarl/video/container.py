@@ -68,6 +68,7 @@ class Timeline:
     doubt: str  # why stamps and total may not be those of the frames, "" where they are
     by_decoding: bool  # `stamps` are those of decoding: right for all frames together, not for each
     leading: bool  # some frames come behind a keyframe in decoding order and are shown before it
+    first: int  # how many packets come before the first keyframe
     cut: tuple[int, ...]  # stamps of packets that may be incomplete without harm: the last one of a stream without end
 
 
@@ -109,13 +110,14 @@ def check_there(path: Path) -> None:
 def read_timeline(path: Path, container: InputContainer, stream: VideoStream, deadline: float) -> Timeline:
     """List a video's packets; VideoError where the file ends too early or `deadline` (monotonic seconds) passed."""
     check_whole(path, container.format.name)
-    codec = stream.codec_context.name
+    codec = stream.codec_context.codec.canonical_name  # not the decoder's, such as libdav1d
     indexed = len(stream.index_entries) if stream.frames else 0
     stamps: list[int | None] = []
     order: dict[int, int] = {}
     keys: list[Key] = []
     marked: list[int] = []
     packets = end = 0
+    first: int | None = None
     doubt, leading, pts, last_dts = "", False, None, None
     try:
         for packet in container.demux(stream):
@@ -123,6 +125,8 @@ def read_timeline(path: Path, container: InputContainer, stream: VideoStream, de
                 continue
             check_deadline(deadline)
             pts, dts = packet.pts, packet.dts
+            if packet.is_keyframe and first is None:
+                first = packets  # with a time stamp or without
             if packet.is_corrupt:
                 marked.append(packets)
             if dts is not None:
@@ -165,11 +169,13 @@ def read_timeline(path: Path, container: InputContainer, stream: VideoStream, de
     start = known[0] if known else 0
     if container.start_time is not None:
         late = keys[0][0] - keys[0][1] if keys and (by_decoding or container.format.name == "avi") else 0
-        start = min(start, round(Fraction(container.start_time, 1_000_000) / base) + late)
+        start = round(Fraction(container.start_time, 1_000_000) / base) + late
     end = max(end, round(stated_duration(container, stream) / base))
     cut = (pts,) if ENDLESS & set(container.format.name.split(",")) and pts is not None else ()
     listed = np.array(known, np.int64) if distinct else None
-    return Timeline(listed, order, keys, len(stamps), base, fps, start, end, doubt, by_decoding, leading, cut)
+    return Timeline(
+        listed, order, keys, len(stamps), base, fps, start, end, doubt, by_decoding, leading, first or 0, cut
+    )
 
 
 def _is_hidden(packet: av.Packet) -> bool:
@@ -216,15 +222,17 @@ def make_reading(
             raise VideoError("has neither time stamps nor a frame rate; convert it to MP4")
         base = 1 / Fraction(timeline.fps).limit_denominator(100_000)
         said = [*notes, f"time stamps not used: times follow from {timeline.fps:g} frames a second"]
-        times, duration = indices * float(base), total / timeline.fps
-        return Reading(frames, indices, indices, times, base, total, timeline.fps, duration, how, tuple(said))
-    base, said = timeline.time_base, list(notes)
-    times = (stamps[indices] - timeline.start) * float(base)
-    end = max(timeline.end, int(stamps[-1]))
-    still = float((end - int(stamps[-1])) * base)
+        key, _, at = timeline.keys[0] if timeline.keys else (timeline.start, 0, timeline.first)
+        late = max(0.0, float((key - timeline.start) * timeline.time_base)) if at == timeline.first else 0.0
+        pts, times, duration = indices, late + indices * float(base), late + total / timeline.fps
+        still = 0.0
+    else:
+        base, said = timeline.time_base, list(notes)
+        start, end = min(timeline.start, int(stamps[0])), max(timeline.end, int(stamps[-1]))
+        pts, times, duration = stamps[indices], (stamps[indices] - start) * float(base), float((end - start) * base)
+        still = float((end - int(stamps[-1])) * base)
     if times[0] > NOTABLE:
         said.append(f"the picture begins {times[0]:.2f} s after the file")
     if still > NOTABLE + 2 * (times[-1] - times[0]) / total:
         said.append(f"the last frame stays for {still:.2f} s, as the header states")
-    duration = float((end - timeline.start) * base)
-    return Reading(frames, indices, stamps[indices], times, base, total, timeline.fps, duration, how, tuple(said))
+    return Reading(frames, indices, pts, times, base, total, timeline.fps, duration, how, tuple(said))

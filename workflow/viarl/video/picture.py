@@ -29,7 +29,9 @@ class Pictures:
 
     def __init__(self, stream: VideoStream) -> None:
         self.ratio = Fraction(stream.sample_aspect_ratio or 1)  # width of a pixel / its height
+        self.codec = stream.codec_context
         self.stored = (0, 0)  # width and height of the first frame
+        self.coded: Fraction | None = None  # its pixels' shape as the codec states it
         self.size = (0, 0)  # the same with square pixels
         self.turn: Orientation = (1, 0, 0, 1)
         self.notes: list[str] = []
@@ -43,11 +45,14 @@ class Pictures:
         width, height = self.size
         if (frame.width, frame.height) != self.stored:
             self._note(f"frames of other sizes scaled to {width} x {height}")
+        elif self.codec.sample_aspect_ratio != self.coded:
+            self._note(f"pixels change their shape: all frames scaled to {width} x {height}")
         image: np.ndarray = self._converter.reformat(frame, width, height, "rgb24").to_ndarray()
         return upright(image, self.turn)
 
     def _decide(self, frame: VideoFrame) -> None:
         width, height = self.stored = frame.width, frame.height
+        self.coded = self.codec.sample_aspect_ratio
         if self.ratio > 1:  # stretched, never squeezed: no pixel is lost
             width = round(width * self.ratio)
         elif self.ratio < 1:

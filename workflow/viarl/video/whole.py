@@ -9,6 +9,7 @@ from pathlib import Path
 from viarl.video.format import VideoError
 
 BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"sidx", b"mfra", b"uuid", b"meta", b"wide"}
+BOXES |= {b"emsg", b"prft", b"ssix", b"pdin", b"meco"}
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
 # What may follow a cluster whose length is not stated, as in live recordings: a cluster, cues, tags and the like.
 BESIDE_CLUSTERS = {CLUSTER, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
@@ -19,7 +20,7 @@ def check_whole(path: Path, names: str) -> None:
 
     Of Matroska and WebM the blocks must fill their clusters exactly, as a demuxer passes over damage without a word.
     """
-    checks = {"mp4": _check_boxes, "avi": _check_riff, "matroska": _check_elements}
+    checks = {"mp4": _check_boxes, "avi": _check_riff, "matroska": _check_elements, "ogg": _check_pages}
     for name, check in checks.items():
         if name in names.split(","):
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -31,17 +32,34 @@ def _truncated(end: int, size: int) -> VideoError:
 
 
 def _check_boxes(data: mmap.mmap) -> None:
-    """Go from box to box of an MP4 as far as their types are known; what follows is no part of the video."""
-    at = 0
-    while data[at + 4 : at + 8] in BOXES:
-        length = int.from_bytes(data[at : at + 4], "big")
+    """Go from box to box of an MP4 as far as there are any; what follows is no part of it, or damage."""
+    at, fragments = 0, False
+    while at < len(data):
+        kind, length = data[at + 4 : at + 8], int.from_bytes(data[at : at + 4], "big")
         if length == 1:
             length = int.from_bytes(data[at + 8 : at + 16], "big")
+        if kind not in BOXES and not (length >= 8 and data[at + length + 4 : at + length + 8] in BOXES):
+            break
         if length < 8:  # 0: up to the end of the file
             return
+        fragments = fragments or kind == b"moof"
         at += length
         if at > len(data):
             raise _truncated(at, len(data))
+    if fragments and data.find(b"moof", at) >= 0:  # a demuxer stops here without a word
+        raise VideoError(f"is damaged at byte {at}")
+
+
+def _check_pages(data: mmap.mmap) -> None:
+    """Go from page to page of an Ogg file; what follows is no part of it, or damage."""
+    at = 0
+    while data[at : at + 4] == b"OggS":
+        lengths = data[at + 27 : at + 27 + data[at + 26]] if at + 26 < len(data) else b""
+        at += 27 + len(lengths) + sum(lengths)
+        if at > len(data):
+            raise _truncated(at, len(data))
+    if data.find(b"OggS", at) >= 0:
+        raise VideoError(f"is damaged at byte {at}")
 
 
 def _check_riff(data: mmap.mmap) -> None:
