@@ -208,7 +208,7 @@ def with_files_of_ones_own(workflow: Workflow) -> Workflow:
     """Add videos, questions and a model of the user's own, read for real, and the rest as if it were done."""
     files = {f"mine/{number}.mp4": f"video {number}" for number in range(8)}
     files["mine.csv"] = "video,question\n" + "".join(f"{number}.mp4,What?\n" for number in range(8))
-    files |= {"weights/config.json": "{}", "weights/model.safetensors": "weights"}
+    files |= {"weights/config.json": "{}", "weights/chat_template.jinja": "", "weights/model.safetensors": "weights"}
     for name, content in files.items():
         (workflow.root / name).parent.mkdir(exist_ok=True)
         (workflow.root / name).write_text(content)

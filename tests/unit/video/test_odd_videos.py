@@ -251,6 +251,7 @@ def test_times_count_from_the_start_of_the_file(suffix: str, late: float, tmp_pa
     [
         ("reordered.avi", "refused: may be read wrongly by decord"),
         ("hidden.webm", "refused: .*decord"),
+        ("plain.avi", "refused: may be read wrongly by decord"),
         ("pq.mp4", "note: HDR"),
         ("mirrored.mp4", "note: decord leaves out: mirrored"),
         ("wide.mp4", "note: decord leaves out: pixels of"),
@@ -262,6 +263,7 @@ def test_what_decord_cannot_do_is_refused_or_named(name: str, expected: str, tmp
     others: dict[str, Callable[[Path], Path]] = {
         "mirrored.mp4": lambda p: hard.encode(p, mirror="hflip"),
         "wide.mp4": lambda p: hard.encode(p, ratio=Fraction(64, 45)),
+        "plain.avi": lambda p: hard.encode(p, options={"x264-params": "bframes=0:log-level=none"}),
         "hevc.mp4": lambda p: hard.encode(p, codec="libx265", options=OPEN["libx265"]),
     }
     path = (others[name] if name in others else ODD[name][0])(tmp_path / name)

@@ -106,9 +106,9 @@ def read_with_decord(path: Path, candidates: int, keep: Keep) -> Reading[None]:
 
     container, stream = open_video(path)
     with container:
-        timeline = read_timeline(path, container, stream, float("inf"))
-    if timeline.doubt:
-        raise VideoError(f"may be read wrongly by decord ({timeline.doubt}): set frames.reader to pyav")
+        timeline, is_avi = read_timeline(path, container, stream, float("inf")), container.format.name == "avi"
+    if doubt := timeline.doubt or ("it seeks in AVI by time stamps that are not there" if is_avi else ""):
+        raise VideoError(f"may be read wrongly by decord ({doubt}): set frames.reader to pyav")
     container, stream = open_video(path)
     with container:
         pictures, codec = Pictures(stream), stream.codec_context.name
