@@ -69,6 +69,13 @@ def twice(path: Path) -> Path:
     return path
 
 
+def piped(path: Path) -> Path:
+    """An AVI whose writer could not go back to state its length."""
+    content = hard.encode(path.with_name("whole.avi"), codec="mpeg4", options={}).read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 4 + content[8:])
+    return path
+
+
 def two_ratios(path: Path) -> Path:
     """A broadcast that goes over from 4:3 to 16:9 in the same 128 x 64."""
     parts = [
@@ -119,6 +126,7 @@ ODD: dict[str, tuple[Callable[[Path], Path], list[int], str]] = {  # how it is m
         [*range(60)],
         "the last frame stays for 27.64 s, as the header states",
     ),
+    "piped.avi": (piped, [*range(100)], ""),
     "two_ratios.ts": (two_ratios, [*range(40), *range(42, 82)], "pixels change their shape: all frames scaled to 128"),
     "late_twice.ts": (twice, [*range(25, 65)] * 2, "the picture begins 1.0"),
     "negative.mkv": (  # Matroska has no stamps below 0: those packets have none, the first keyframe among them

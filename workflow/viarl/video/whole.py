@@ -64,7 +64,7 @@ def _check_pages(data: mmap.mmap) -> None:
 
 def _check_riff(data: mmap.mmap) -> None:
     end = int.from_bytes(data[4:8], "little") + 8
-    if data[:4] == b"RIFF" and end > len(data):
+    if data[:4] == b"RIFF" and data[4:8] != b"\xff" * 4 and end > len(data):  # those: written to a pipe
         raise _truncated(end, len(data))
 
 
