@@ -25,6 +25,8 @@ for path in map(pathlib.Path, sys.argv[3:]):
     if not path.name.startswith("--") and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("made")
+        if path.name == "model.safetensors":
+            path.with_name("hashes.json").write_text("made")
 """
 SEED1 = ("results/seed1/cycle1/eval.json",)
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
